@@ -1,0 +1,166 @@
+"""Backbones by name, without weights and without their classifiers.
+
+Which library builds a name that both know: torchvision, but for ResNet50, which is
+`pretrainedmodels`' as in the original (so is BN-Inception, which torchvision lacks). For the names
+that both know, they build the same networks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+
+import pretrainedmodels
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from utilities import registry
+from utilities.errors import UserError
+
+TORCHVISION = [name for name in models.list_models(module=models) if name != "resnet50"]
+PRETRAINEDMODELS = [name for name in pretrainedmodels.model_names if name not in TORCHVISION]
+
+# Where the libraries keep what follows the pooled features, and side branches of training.
+CLASSIFIERS = ("fc", "classifier", "heads", "head")
+DROPPED = (*CLASSIFIERS, "last_linear", "AuxLogits", "aux1", "aux2")
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_space": "RGB",
+            "input_range": [0, 1]}
+
+
+class Pooled(nn.Module):
+    """A backbone with its pooling: images (B, 3, H, W) -> features (B, d)."""
+
+    def __init__(self, model: nn.Module, pool: Callable[[nn.Module, Tensor], Tensor]):
+        super().__init__()
+        self.model, self.pool = model, pool
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.model, images)
+
+
+class Renormalise(nn.Module):
+    """Images normalised as ImageNet's -> as the network's weights were trained on."""
+
+    def __init__(self, mean: list[float], std: list[float], input_space: str,
+                 input_range: list[float]):
+        super().__init__()
+        self.bgr = input_space == "BGR"
+        ours, theirs = torch.tensor([IMAGENET["mean"], IMAGENET["std"]]), torch.tensor([mean, std])
+        if self.bgr:
+            ours = ours.flip(1)
+        ours = ours * input_range[1]
+        scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+        self.register_buffer("scale", scale[:, None, None], persistent=False)
+        self.register_buffer("shift", shift[:, None, None], persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images.flip(1) if self.bgr else images) * self.scale + self.shift
+
+
+def build(name: str) -> Pooled:
+    """The network `name` with random weights; UserError where neither library has it."""
+    registry.check(name, sorted(TORCHVISION + PRETRAINEDMODELS), flag="--arch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # pretrainedmodels speaks torchvision's older dialect
+        return _pretrainedmodels(name) if name in PRETRAINEDMODELS else _torchvision(name)
+
+
+def weights_url(name: str) -> str:
+    """Where the library of `name` publishes its ImageNet weights: the ones of papers (V1)."""
+    if name in PRETRAINEDMODELS:
+        return _settings(name)["url"]
+    published = {weights.name: weights.url for weights in models.get_model_weights(name)}
+    return published.get("IMAGENET1K_V1") or published["IMAGENET1K_SWAG_LINEAR_V1"]
+
+
+def feature_dim(backbone: Pooled, name: str, size: int) -> int:
+    """Width of the features of images of size x size pixels, without computing them.
+
+    UserError where `backbone` cannot take images of that size.
+    """
+    try:
+        return _width(backbone, size)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        fitting = next((s for s in (*range(size + 1, size + 65), 224, 299) if _fits(backbone, s)),
+                       "another size")
+        raise UserError(f"--crop_size: --arch {name} cannot take images of {size} x {size} pixels; "
+                        f"accepted: e.g. {fitting}") from error
+
+
+def _width(backbone: Pooled, size: int) -> int:
+    tensors = itertools.chain(backbone.named_parameters(), backbone.named_buffers())
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    images = torch.empty(1, 3, size, size, device="meta")
+    training = backbone.training
+    try:
+        return torch.func.functional_call(backbone.eval(), meta, (images,)).shape[1]
+    finally:
+        backbone.train(training)
+
+
+def _fits(backbone: Pooled, size: int) -> bool:
+    try:
+        return _width(backbone, size) > 0
+    except (RuntimeError, AssertionError, ValueError):
+        return False
+
+
+def _settings(name: str) -> dict:
+    published = pretrainedmodels.pretrained_settings[name]
+    return published.get("imagenet") or published["imagenet+5k"]
+
+
+def _pretrainedmodels(name: str) -> Pooled:
+    model = getattr(pretrainedmodels, name)(num_classes=1000, pretrained=None)
+    model.last_linear = nn.Identity()
+    if hasattr(model, "AuxLogits"):
+        model.aux_logits = False
+        del model.AuxLogits
+    inputs = {key: _settings(name)[key] for key in IMAGENET}
+    # The data is prepared for BN-Inception as it wants it (see `datasets`), else as ImageNet's.
+    same = name == "bninception" or inputs == IMAGENET
+    model.renormalise = nn.Identity() if same else Renormalise(**inputs)
+    return Pooled(model, pooled_features)
+
+
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """Global average of the last feature map, for any image size.
+
+    The library's own pooling has windows of a fixed size. Some of its networks leave their last
+    ReLU to the classifier; the others' features are not negative, for them ReLU changes nothing.
+    """
+    return F.relu(model.features(model.renormalise(images))).mean((2, 3))
+
+
+def _torchvision(name: str) -> Pooled:
+    flags = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their weights were trained on inputs in [-1, 1]; ours come normalised as ImageNet's.
+        flags = {"aux_logits": False, "transform_input": True}
+    model = models.get_model(name, weights=None, **flags)
+    classifier = next(entry for entry in CLASSIFIERS if hasattr(model, entry))
+    setattr(model, classifier, _pooling_of(name, getattr(model, classifier)))
+    if hasattr(model, "avgpool"):
+        model.avgpool = nn.AdaptiveAvgPool2d(1)     # VGG and AlexNet pool to 7 x 7 and 6 x 6
+    if isinstance(getattr(model, "dropout", None), nn.Dropout):
+        model.dropout = nn.Identity()               # before GoogLeNet's and Inception's classifier
+    return Pooled(model, call)
+
+
+def call(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def _pooling_of(name: str, classifier: nn.Module) -> nn.Module:
+    """What of `classifier` belongs to the features: leading pooling and normalisation."""
+    if name.startswith("squeezenet"):
+        return nn.AdaptiveAvgPool2d(1)
+    if not isinstance(classifier, nn.Sequential):
+        return nn.Identity()
+    kept = itertools.takewhile(
+        lambda child: not isinstance(child, (nn.Linear, nn.Dropout)), classifier)
+    return classifier[:len(list(kept))]

@@ -1,0 +1,85 @@
+"""One backbone, one linear head with bias per feature (Milbich et al. 2020, arXiv 2004.13458).
+
+    trunk = pool(backbone(images)),  e_f = W_f trunk + b_f,  normalised: e_f / ||e_f||
+
+Heads and normalisation are computed in fp32 whatever the training precision. The names of the
+parameters are those of the original's checkpoints: `model.*` and `model.last_linear.<feature>.*`.
+
+Deviation from the original: the heads of `RANDOM_HEADS` are excluded from training explicitly (in
+the original the optimiser holds them, but no gradient ever reaches them).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from architectures import Arch, backbones, folding, weights
+
+# Features that learn on the trunk alone: their heads stay a random projection of it.
+RANDOM_HEADS = ("dc", "imrot")
+
+
+class Network(nn.Module):
+    """images (B, 3, H, W) -> ({feature: (B, embed_dim)}, trunk (B, feature_dim)), all float32."""
+
+    def __init__(self, backbone: backbones.Pooled, feature_dim: int, *, features: list[str],
+                 embed_dim: int, frozen: bool, normalize: bool):
+        super().__init__()
+        folding.fold(backbone)
+        self.model, self.pool = backbone.model, backbone.pool
+        self.feature_dim, self.frozen, self.normalize = feature_dim, frozen, normalize
+        self.model.last_linear = nn.ModuleDict(
+            {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
+        for feature in set(features) & set(RANDOM_HEADS):
+            self.heads[feature].requires_grad_(False)
+        self.train()
+
+    @classmethod
+    def from_opt(cls, arch: Arch, opt, *, pretrained: bool = True) -> Network:
+        name = arch.backbone
+        backbone = backbones.build(name)
+        feature_dim = backbones.feature_dim(backbone, name, opt.crop_size)
+        if pretrained and not opt.not_pretrained:
+            weights.initialise(backbone.model, name, opt.weights_path)
+        return cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
+                   frozen=arch.frozen, normalize=arch.normalize)
+
+    @property
+    def heads(self) -> nn.ModuleDict:
+        return self.model.last_linear
+
+    def train(self, mode: bool = True) -> Network:
+        """Frozen: every BatchNorm stays in evaluation mode; its weight and bias still train."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """images (B, 3, H, W) -> pooled features (B, feature_dim), without the heads."""
+        return self.pool(self.model, images).float()
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        trunk = self.trunk(images)
+        with torch.autocast(trunk.device.type, enabled=False):
+            embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
+            if self.normalize:
+                embeddings = {feature: F.normalize(embedding, dim=-1)
+                              for feature, embedding in embeddings.items()}
+        return embeddings, trunk
+
+    def parameter_groups(self, *, lr: float, fc_lr: float, decay: float) -> list[dict]:
+        """Optimiser groups: the backbone at `lr`, the heads at `fc_lr` (at `lr` when negative)."""
+        heads = {id(parameter) for parameter in self.heads.parameters()}
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"name": "network", "params": [p for p in trained if id(p) not in heads], "lr": lr,
+             "weight_decay": decay},
+            {"name": "heads", "params": [p for p in trained if id(p) in heads],
+             "lr": fc_lr if fc_lr >= 0 else lr, "weight_decay": decay},
+        ]

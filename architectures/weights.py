@@ -1,0 +1,148 @@
+"""Files of weights: fetched, read without running anything in them, fitted to a network."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import pickle
+import re
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from architectures import backbones, original
+from utilities.errors import UserError
+
+TIMEOUT = 30        # seconds without an answer
+CHUNK = 1 << 20     # bytes
+WEIGHTS = "a state dict saved by torch.save"
+# `denselayer1.norm.1.weight`, as older files have it, is `denselayer1.norm1.weight` now.
+OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+
+def initialise(model: nn.Module, name: str, path: str | None) -> None:
+    """Gives the backbone `name` its ImageNet weights, from the file `path` or else fetched.
+
+    Classifiers in the file are left out. UserError where there is no such file or it is another's.
+    """
+    if path:
+        flag, source, tensors = "--weights_path", repr(path), read_state_dict(path)
+    else:
+        url = backbones.weights_url(name)
+        flag, source, tensors = "--arch", url, fetch(url, name)
+    if "densenet" in name:
+        tensors = {OLDER_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
+    fit(model, tensors, flag=flag, source=source, dropped=backbones.DROPPED)
+
+
+def fetch(url: str, name: str) -> dict[str, Tensor]:
+    """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache.
+
+    A file enters the cache only once it is whole and has been read. UserError, with what the user
+    can do instead, where it cannot be had.
+    """
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if cached.exists():
+        return read_state_dict(cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again")
+    partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, partial)
+        tensors = _tensors(torch.load(partial, map_location="cpu", weights_only=True))
+        os.replace(partial, cached)
+    except Exception as error:      # the network, the disk, or an answer that is no such file
+        came = not isinstance(error, (OSError, http.client.HTTPException))
+        reason = "what came is no file of weights" if came else " ".join(str(error).split())
+        raise UserError(
+            f"--arch: the ImageNet weights of {name} could not be downloaded from {url} ({reason});"
+            " accepted: --weights_path with a copy of that file, or --not_pretrained") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return tensors
+
+
+def _download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "xb") as file:
+        expected = int(response.headers.get("Content-Length") or -1)
+        with tqdm(total=expected if expected > 0 else None, unit="B", unit_scale=True,
+                  desc=Path(urlparse(url).path).name, disable=None) as bar:
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.update(len(chunk))
+        if expected >= 0 and file.tell() != expected:
+            raise OSError(f"{file.tell()} of {expected} bytes came")
+
+
+def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
+                    accepted: str = WEIGHTS) -> dict[str, Tensor]:
+    """A file of tensors and plain types alone: a state dict, or one under the key `state_dict`.
+
+    UserError, naming `flag`, for any other file.
+    """
+    return _read(path, flag, accepted,
+                 lambda: torch.load(path, map_location="cpu", weights_only=True))
+
+
+def read_tensors(path: str | os.PathLike, flag: str = "--checkpoint") -> dict[str, Tensor]:
+    """The network's state dict in a checkpoint of ours or of the original, under `state_dict`.
+
+    Nothing that the file names is ever run (see `architectures.original`). The original's second
+    names of one tensor (`layer_blocks.*`) are left out, so that `Network.load_state_dict` takes the
+    rest. UserError, naming `flag`, for any other file.
+    """
+    def load():
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            return original.load(path)
+
+    tensors = _read(path, flag, "a checkpoint with a network's state dict", load)
+    return {key: value for key, value in tensors.items() if not key.startswith("layer_blocks.")}
+
+
+def _read(path, flag: str, accepted: str, load) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise UserError(f"{flag}: no file {str(path)!r}; accepted: {accepted}")
+    try:
+        return _tensors(load())
+    except Exception as error:      # a damaged or foreign file can fail in any way
+        raise UserError(f"{flag}: cannot read tensors from {str(path)!r}; accepted: {accepted}"
+                        ) from error
+
+
+def _tensors(content) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not (isinstance(content, Mapping) and content and all(
+            isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())):
+        raise TypeError("not a state dict")
+    return content
+
+
+def fit(module: nn.Module, tensors: dict[str, Tensor], *, flag: str, source: str,
+        dropped: tuple[str, ...] = ()) -> None:
+    """Loads `tensors` into `module`; entries of `dropped` submodules that it lacks are left out.
+
+    UserError, naming `flag` and the first difference, where names or shapes differ.
+    """
+    own = module.state_dict()
+    for name in [n for n in tensors if n.split(".")[0] in dropped and n not in own]:
+        del tensors[name]
+    wrong = [f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+             for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    if not wrong:
+        missing, unexpected = module.load_state_dict(tensors, strict=False)
+        wrong = [f"{name} is missing" for name in missing]
+        wrong += [f"{name} is not the network's" for name in unexpected]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{flag}: {source} does not fit the network: {wrong[0]}{more}; accepted: "
+                        "weights of the same network")

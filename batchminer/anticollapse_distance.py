@@ -1,0 +1,41 @@
+"""Distance-weighted negatives among all rows, the anchor's class included.
+
+From the code base of Roth et al. 2020 (arXiv 2002.08473), against collapsing classes: a positive
+uniformly, the negative by 1/q(max(d, lower_cutoff)) (see `distance`) among all rows but the anchor
+that are at most `upper_cutoff` away. The negative may be of the anchor's class, even the positive.
+As the original, which divides by zero where no row is near enough; here that anchor is not valid.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchminer import Triplets
+from batchminer.sampling import draw, inverse_density, relations
+from utilities.geometry import distances
+from utilities.precision import full_precision
+
+
+class Miner:
+    name, tuples = "anticollapse_distance", "triplets"
+
+    def __init__(self, *, lower_cutoff: float, upper_cutoff: float):
+        self.lower_cutoff, self.upper_cutoff = lower_cutoff, upper_cutoff
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls(lower_cutoff=opt.miner_anticollapse_distance_lower_cutoff,
+                   upper_cutoff=opt.miner_anticollapse_distance_upper_cutoff)
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
+        """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
+        d = distances(embeddings, embeddings)
+        near = (d <= self.upper_cutoff).fill_diagonal_(False)
+        positives, has_positive = draw(relations(labels)[0])
+        negatives, has_negative = draw(
+            inverse_density(d, embeddings.shape[1], near, lower_cutoff=self.lower_cutoff))
+        anchors = torch.arange(len(labels), device=labels.device)
+        return Triplets(anchors, positives, negatives, has_positive & has_negative)

@@ -1,0 +1,63 @@
+"""Any miner of pytorch-metric-learning (Musgrave et al. 2020, arXiv 2008.09164):
+`--batch_mining pml:<Class>`.
+
+`--pml_miner_args` holds the constructor's arguments (see `utilities.guests`). What it mines becomes
+triplets, for losses written here: the miner's own, or of pairs (a1, p), (a2, n) all triplets
+(a, p, n) with a = a1 = a2. `raw` gives its answer as it is, for the library's own losses. Unlike
+the miners written here, T varies and a guest may wait for the device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from batchminer import Triplets
+from utilities import guests
+from utilities.errors import UserError
+from utilities.precision import full_precision
+
+
+class Miner:
+    tuples = "triplets"
+
+    def __init__(self, name: str, miner: nn.Module):
+        self.name, self.miner = name, miner
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        miner = cls(name, guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
+                                       arguments_flag="--pml_miner_args"))
+        miner.rehearse(torch.arange(opt.bs) // opt.samples_per_class, opt.embed_dim)
+        return miner
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
+        """embeddings (B, D), labels (B,) -> what was mined, or one triplet that is not valid."""
+        indices = self.raw(embeddings, labels)
+        if len(indices) == 4:
+            first, positives, second, negatives = indices
+            pairs, others = torch.where(first[:, None] == second)
+            indices = first[pairs], positives[pairs], negatives[others]
+        valid = torch.ones_like(indices[0], dtype=torch.bool)
+        if not len(valid):
+            indices, valid = labels.new_zeros(3, 1).long().unbind(), valid.new_zeros(1)
+        return Triplets(*indices, valid)
+
+    @torch.no_grad()
+    @full_precision
+    def raw(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
+        return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))
+
+    def rehearse(self, labels: Tensor, dim: int) -> None:
+        """UserError when a batch of the run's size cannot be mined."""
+        with torch.random.fork_rng(devices=[]):
+            embeddings = nn.functional.normalize(torch.randn(len(labels), dim))
+            try:
+                self(embeddings, labels)
+            except Exception as error:
+                raise UserError(f"--batch_mining: {self.name} cannot mine from embeddings and "
+                                f"labels: {guests.one_line(error)}; accepted: a miner that can, "
+                                "its arguments by --pml_miner_args") from error

@@ -1,0 +1,29 @@
+"""Tuples of the lifted structure loss (Song et al. 2016, arXiv 1511.06452): everything.
+
+Every row is an anchor, with all rows of its class and all rows of other classes, as the generalised
+form (Hermans et al. 2017, arXiv 1703.07737) wants them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchminer import Sets
+from batchminer.sampling import relations
+from utilities.precision import full_precision
+
+
+class Miner:
+    name, tuples = "lifted", "sets"
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls()
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Sets:
+        """embeddings (B, D), labels (B,) -> (B, B) masks."""
+        positives, negatives = relations(labels)
+        return Sets(positives, negatives, positives.any(1) & negatives.any(1))

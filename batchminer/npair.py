@@ -1,0 +1,31 @@
+"""Tuples of the N-pair loss (Sohn 2016): a positive uniformly, all rows of other classes.
+
+The paper pairs N classes with one anchor and one positive each. Here every row is an anchor once,
+and all rows of other classes are its negatives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchminer import Pairs
+from batchminer.sampling import draw, relations
+from utilities.precision import full_precision
+
+
+class Miner:
+    name, tuples = "npair", "npairs"
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls()
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Pairs:
+        """embeddings (B, D), labels (B,) -> B pairs, each with its (B,) mask of negatives."""
+        candidates, negatives = relations(labels)
+        positives, has_positive = draw(candidates)
+        anchors = torch.arange(len(labels), device=labels.device)
+        return Pairs(anchors, positives, negatives, has_positive & negatives.any(1))

@@ -1,0 +1,33 @@
+"""Distance-weighted mining with permuted labels: tuples that say what classes have in common.
+
+DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2, in the form of `--diva_sharing random`:
+the batch's labels are permuted, then triplets are mined as by `distance`. So anchor and positive
+share a permuted label, the negative has another one, whatever their true labels. As the original.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchminer import Triplets, distance
+from utilities.precision import full_precision
+
+
+class Miner:
+    name, tuples = "random_distance", "triplets"
+
+    def __init__(self, *, lower_cutoff: float):
+        self.by_distance = distance.Miner(lower_cutoff=lower_cutoff)
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls(lower_cutoff=opt.miner_distance_lower_cutoff)
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
+        """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
+        # torch.randperm visits the host on some versions and devices.
+        order = torch.rand(len(labels), dtype=torch.float64, device=labels.device).argsort()
+        return self.by_distance(embeddings, labels[order])

@@ -1,0 +1,50 @@
+"""Triplets of three classes: what classes have in common (`--diva_sharing standard` and `full`).
+
+DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. Per anchor a, of class y_a:
+
+    P(n | a) ~ 1 / q(max(d_an, lower_cutoff))   among y_n != y_a                  (as `distance`)
+    p among y_p not in {y_a, y_n}: uniformly                                 (shared_neg_distance)
+                                   by 1 / q(max(d_ap, lower_cutoff))        (shared_full_distance)
+
+As the original. A batch of fewer than three classes has no such triplet.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from batchminer import Triplets
+from batchminer.sampling import draw, inverse_density, relations
+from utilities.geometry import distances
+from utilities.precision import full_precision
+
+
+class Miner:
+    tuples = "triplets"
+
+    def __init__(self, name: str, *, lower_cutoff: float, positives_by_distance: bool):
+        self.name = name
+        self.by_distance = partial(inverse_density, lower_cutoff=lower_cutoff)
+        self.positives_by_distance = positives_by_distance
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls(name, lower_cutoff=opt.miner_distance_lower_cutoff,
+                   positives_by_distance=name == "shared_full_distance")
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
+        """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
+        d = distances(embeddings, embeddings)
+        other_class = relations(labels)[1]
+        negatives, has_negative = draw(self.by_distance(d, embeddings.shape[1], other_class))
+        third_class = other_class & other_class[negatives]
+        positives, has_positive = draw(
+            self.by_distance(d, embeddings.shape[1], third_class)
+            if self.positives_by_distance else third_class)
+        anchors = torch.arange(len(labels), device=labels.device)
+        return Triplets(anchors, positives, negatives, has_positive & has_negative)

@@ -1,0 +1,54 @@
+"""Soft-hard mining: random among the hard (Roth et al. 2020, arXiv 2002.08473, appendix).
+
+One triplet per anchor, both members uniformly, among
+
+    positives farther than the nearest negative:   d_ap > min_n d_an
+    negatives closer than the farthest positive:   d_an < max_p d_ap
+
+or among all positives and all negatives where there are none (one set is empty when the other is).
+The original's `semihard` follows this rule by mistake. `anticollapse_semihard` is the same rule
+with the hard positives among the candidates for the negative, which spreads classes out.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from batchminer import Triplets
+from batchminer.sampling import draw, prefer, relations
+from utilities.geometry import distances
+from utilities.precision import full_precision
+
+
+class Miner:
+    tuples = "triplets"
+
+    def __init__(self, name: str = "softhard", *, anticollapse: bool = False):
+        self.name, self.anticollapse = name, anticollapse
+
+    @classmethod
+    def from_opt(cls, name: str, opt) -> Miner:
+        return cls(name, anticollapse=name == "anticollapse_semihard")
+
+    @torch.no_grad()
+    @full_precision
+    def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
+        """embeddings (B, D), labels (B,) -> B triplets."""
+        positives, negatives = relations(labels)
+        hard_positives, hard_negatives = self.hard(embeddings, positives, negatives)
+        if self.anticollapse:
+            hard_negatives = hard_negatives | hard_positives
+        chosen_positives, has_positive = draw(prefer(hard_positives, positives))
+        chosen_negatives, _ = draw(prefer(hard_negatives, negatives))
+        anchors = torch.arange(len(labels), device=labels.device)
+        return Triplets(anchors, chosen_positives, chosen_negatives,
+                        has_positive & negatives.any(1))
+
+    @staticmethod
+    def hard(embeddings: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, B) bool positives and negatives -> those of them that are hard."""
+        d = distances(embeddings, embeddings)
+        nearest_negative = d.masked_fill(~negatives, torch.inf).amin(1, keepdim=True)
+        farthest_positive = d.masked_fill(~positives, -torch.inf).amax(1, keepdim=True)
+        return positives & (d > nearest_negative), negatives & (d < farthest_positive)

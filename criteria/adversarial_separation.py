@@ -1,0 +1,70 @@
+"""Adversarial decorrelation of heads (Milbich et al. 2020, arXiv 2004.13458, section 3.3).
+
+    c_st = - mean over batch and dimension of (phi_t * r_st)^2,   r_st = normalised MLP_st(phi_s)
+    L = sum_st rho_st c_st
+
+with phi the unit embeddings of the source s and the target t, and a two-layer MLP for each pair.
+Between network and phi gradients are reversed: the MLP learns to predict the target's embedding
+from the source's, the network to make that impossible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.precision import full_precision
+
+
+class Criterion(nn.Module):
+    def __init__(self, directions: Sequence[str], rho: Sequence[float], *, embed_dim: int,
+                 hidden_dim: int, lr: float):
+        """directions: "source-target" each; rho: a weight for each."""
+        super().__init__()
+        assert len(directions) == len(rho) > 0, (directions, rho)
+        self.directions, self.lr = list(directions), lr
+        self.register_buffer("rho", torch.tensor(rho, dtype=torch.float32), persistent=False)
+        self.regressors = nn.ModuleDict({
+            direction: nn.Sequential(nn.Linear(embed_dim, hidden_dim), nn.ReLU(),
+                                     nn.Linear(hidden_dim, embed_dim))
+            for direction in self.directions})
+
+    @classmethod
+    def from_opt(cls, opt, **facts):
+        return cls(opt.diva_decorrelations, opt.diva_rho_decorrelation, embed_dim=opt.embed_dim,
+                   hidden_dim=opt.diva_decorrnet_dim, lr=opt.diva_decorrnet_lr)
+
+    @full_precision
+    def forward(self, embeddings: dict[str, Tensor]) -> Tensor:
+        """embeddings: {feature: (B, embed_dim)}, also of features in no pair -> scalar."""
+        return self.rho @ self.correlations(embeddings)
+
+    @full_precision
+    def terms(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{direction: c}, not weighted by rho."""
+        return dict(zip(self.directions, self.correlations(embeddings), strict=True))
+
+    def correlations(self, embeddings: dict[str, Tensor]) -> Tensor:
+        """c of each direction, (P,)."""
+        pairs = [direction.split("-") for direction in self.directions]
+        phi = {name: F.normalize(ReversedGradient.apply(embeddings[name]), dim=1)
+               for name in dict.fromkeys(name for pair in pairs for name in pair)}
+        targets = torch.stack([phi[target] for _, target in pairs])           # (P, B, D)
+        r = torch.stack([self.regressors[direction](phi[source])
+                         for direction, (source, _) in zip(self.directions, pairs, strict=True)])
+        return -(targets * F.normalize(r, dim=2)).square().mean((1, 2))
+
+
+class ReversedGradient(torch.autograd.Function):
+    """The identity, whose gradient has the opposite sign (Ganin & Lempitsky 2015)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient

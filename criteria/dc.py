@@ -1,0 +1,78 @@
+"""Deep clustering (Caron et al. 2018, arXiv 1807.05520).
+
+    L = mean_i CE(V h_i, z_i)
+
+with trunk features h_i, a linear classifier V without bias, and pseudo-labels z_i: the k-means
+cluster of image i's trunk features after PCA. Deviations from the paper, as in the original: PCA
+without whitening or normalisation, and batches that are not balanced over clusters.
+"""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.errors import UserError
+from utilities.precision import full_precision
+
+
+class Criterion(nn.Module):
+    def __init__(self, feature_dim: int, n_samples: int, *, n_clusters: int, pca_dim: int,
+                 lr: float):
+        """n_samples: training images. UserError when there are fewer than clusters."""
+        super().__init__()
+        if n_samples < n_clusters:
+            raise UserError(f"--diva_dc_ncluster: {n_clusters} clusters, but there are only "
+                            f"{n_samples} training images; accepted: 1 to {n_samples}")
+        self.pca_dim, self.lr = pca_dim, lr
+        self.classifier = nn.Linear(feature_dim, n_clusters, bias=False)
+        self.register_buffer("pseudo_labels", torch.zeros(n_samples, dtype=torch.int64))
+        self.reset_classifier()
+
+    @classmethod
+    def from_opt(cls, opt, *, feature_dim, n_samples, **facts):
+        return cls(feature_dim, n_samples, n_clusters=opt.diva_dc_ncluster, pca_dim=opt.embed_dim,
+                   lr=10 * opt.lr)
+
+    @full_precision
+    def forward(self, trunk: Tensor, indices: Tensor) -> Tensor:
+        """trunk (B, feature_dim); indices (B,) int64 rows of the training set -> scalar."""
+        return F.cross_entropy(self.classifier(trunk), self.pseudo_labels[indices])
+
+    def update(self, embeddings: Tensor | np.ndarray) -> None:
+        """Clusters the training set's trunk features (n_samples, feature_dim), in dataset order.
+
+        Cluster numbers change their meaning, so the classifier starts anew, in place: an
+        optimiser's state for it is stale afterwards.
+        """
+        features = torch.as_tensor(embeddings).float().cpu().numpy()
+        assert len(features) == len(self.pseudo_labels), features.shape
+        points = principal_components(features, self.pca_dim)
+        clusters = nearest_centroids(points, self.classifier.out_features)
+        self.pseudo_labels.copy_(torch.from_numpy(clusters))
+        self.reset_classifier()
+
+    def reset_classifier(self) -> None:
+        nn.init.normal_(self.classifier.weight, std=1 / self.classifier.in_features)
+
+
+def principal_components(features: np.ndarray, dim: int) -> np.ndarray:
+    """(N, F) -> (N, at most dim): the first principal components, without whitening.
+
+    N centred points span N - 1 dimensions; faiss would add a direction of noise.
+    """
+    n_points, width = features.shape
+    pca = faiss.PCAMatrix(width, max(1, min(dim, width, n_points - 1)))
+    pca.train(features)
+    return pca.apply(features)
+
+
+def nearest_centroids(points: np.ndarray, n_clusters: int) -> np.ndarray:
+    """(N, F) -> (N,) int64 of `n_clusters` k-means clusters, some of which may be empty."""
+    kmeans = faiss.Kmeans(points.shape[1], n_clusters, niter=20, seed=1234,
+                          min_points_per_centroid=1, max_points_per_centroid=len(points))
+    kmeans.train(points)
+    return kmeans.index.search(points, 1)[1].squeeze(1)

@@ -1,0 +1,64 @@
+"""DaNCE: distance-weighted noise contrast (Milbich et al. 2020, arXiv 2004.13458, section 3.2).
+
+    L = mean_i CE([q_i.k_i, w_i1 q_i.m_1, ..., w_iK q_i.m_K] / t, 0),   w_ij ~ 1 / q(d_ij)
+
+with q(d) the density of distances on the unit sphere and d_ij = |q_i - m_j|, at least the lower
+cutoff; beyond the upper cutoff w is 0. No gradient through w. Queries, keys and queue are unit
+vectors.
+
+Paper (`--diva_fixed`): each query's weights sum to 1 over the queue. Released code, the default:
+the weights of each queue entry sum to 1 over the queries of the batch, and what is too small beside
+the largest weight of the whole matrix (below 1e-45) counts as 1e-45. Both: weights that would sum
+over nothing are equal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from criteria import moco
+from utilities.geometry import log_sphere_density_of_squared
+
+LOG_FLOOR = math.log(1e-45)
+
+
+class Criterion(moco.Criterion):
+    def __init__(self, queue_size: int, embed_dim: int, *, temperature: float, lr: float | None,
+                 lower_cutoff: float, upper_cutoff: float, per_query: bool):
+        super().__init__(queue_size, embed_dim, temperature=temperature, lr=lr)
+        self.lower_cutoff, self.upper_cutoff = lower_cutoff, upper_cutoff
+        self.per_query = per_query
+
+    @classmethod
+    def from_opt(cls, opt, **facts):
+        return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
+                   temperature=opt.diva_moco_temperature,
+                   lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None,
+                   lower_cutoff=opt.diva_moco_lower_cutoff,
+                   upper_cutoff=opt.diva_moco_upper_cutoff, per_query=opt.diva_fixed)
+
+    def negative_logits(self, queries: Tensor, temperature: Tensor) -> Tensor:
+        """queries (B, D), divided by the temperature -> (B, K)."""
+        logits = super().negative_logits(queries, temperature)
+        return logits * self.weights(logits.detach() * temperature.detach())
+
+    def weights(self, similarities: Tensor) -> Tensor:
+        """q.m (B, K) -> w (B, K), constants for autograd.
+
+        Logarithms up to one softmax: the floor is a subnormal number, which hardware that flushes
+        those to zero would lose. What is smaller still beside the largest of its sum counts as
+        e^-80 of that: processors are slow with subnormal numbers. In place, and without a mask,
+        whose branches cost most of all.
+        """
+        summed = 1 if self.per_query else 0
+        d2 = torch.rsub(similarities, 2, alpha=2).clamp_(min=self.lower_cutoff**2)
+        log_q = log_sphere_density_of_squared(d2, self.memory_queue.shape[1])
+        smallest = log_q.amin(1, keepdim=True) if self.per_query else log_q.min()
+        log_w = torch.sub(smallest, log_q, out=log_q)
+        log_w.sub_(d2.sub_(self.upper_cutoff**2).clamp_(min=0), alpha=1e30)
+        floor = (log_w.amax(summed, keepdim=True) - 80).clamp_(min=LOG_FLOOR)
+        return F.softmax(log_w.clamp_(min=floor), dim=summed)

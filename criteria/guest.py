@@ -1,0 +1,132 @@
+"""Losses of pytorch-metric-learning (Musgrave et al. 2020, arXiv 2008.09164): `pml:<Class>`.
+
+    L = loss(embeddings, labels, indices_tuple)
+
+`--pml_loss_args` holds the constructor's arguments (see `utilities.guests`); the number of classes
+and the embedding's width are filled in. Its learned parameters train at the key "lr" of the same
+arguments, by default at 5e-4, the rate of this repository's own proxies and margins. The indices
+are a miner's valid tuples. Unlike the criteria written here, a guest may wait for the device.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities import guests
+from utilities.errors import UserError
+from utilities.precision import full_precision
+
+FLAGS = {"flag": "--loss", "arguments_flag": "--pml_loss_args"}
+
+
+class Criterion(nn.Module):
+    def __init__(self, loss: nn.Module, batchminer=None, *, lr: float | None = None):
+        super().__init__()
+        self.loss, self.batchminer, self.lr = loss, batchminer, lr
+
+    @classmethod
+    def from_opt(cls, name, opt, *, n_classes, batchminer=None, **facts):
+        arguments = dict(opt.pml_loss_args)
+        lr = arguments.pop("lr", None)
+        loss = guests.build(name, "losses", arguments, **FLAGS, num_classes=n_classes,
+                            embedding_size=opt.embed_dim, descriptors_dim=opt.embed_dim,
+                            l=opt.embed_dim)
+        if any(True for _ in loss.parameters()):
+            lr = check_rate(5e-4 if lr is None else lr)
+        elif lr is not None:
+            raise UserError(f"--pml_loss_args: lr {lr!r}, but {name} with {arguments} has nothing "
+                            "to learn; accepted: arguments without lr")
+        criterion = cls(loss, batchminer, lr=lr)
+        labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
+        own_miner = batchminer is not None and batchminer.name != opt.batch_mining
+        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=own_miner)
+        return criterion
+
+    @full_precision
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
+        loss = self.loss(embeddings, labels, self.mine(embeddings, labels))
+        for name, value in self.memory().items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                self.remember(name, value.detach())  # else the next step would reach back
+        return loss
+
+    def mine(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...] | None:
+        """The library's indices tuple, of its own miner or of one of ours; None without a miner."""
+        if self.batchminer is None:
+            return None
+        if hasattr(self.batchminer, "raw"):
+            return self.batchminer.raw(embeddings, labels)
+        return indices_tuple(self.batchminer.tuples, self.batchminer(embeddings, labels))
+
+    def rehearse(self, name: str, labels: Tensor, dim: int, *, needs_tuples: bool) -> None:
+        """UserError when the loss cannot be computed from a batch of the run's size.
+
+        With `needs_tuples` also when it does not care which rows the tuples bring together, as
+        classification losses do: the features `shared` and `intra` would teach nothing of theirs.
+        """
+        with torch.random.fork_rng(devices=[]):
+            embeddings = F.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()
+            try:
+                loss = copy.deepcopy(self)(embeddings, labels)
+                loss.backward()
+            except Exception as error:
+                miner = "" if self.batchminer is None else f" mined by {self.batchminer.name!r}"
+                raise UserError(f"--loss: {name} cannot be computed from embeddings and labels"
+                                f"{miner}: {guests.one_line(error)}; accepted: a loss that can, "
+                                "its arguments by --pml_loss_args") from error
+            if needs_tuples:
+                rows = torch.arange(len(labels))
+                one, other = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
+                              for partners in ((rows.roll(1), rows.roll(2)),
+                                               (rows.roll(3), rows.roll(5))))
+                if one.equal(other) and one != 0:
+                    raise UserError(f"--diva_features: {name} does not compare the rows of a "
+                                    f"tuple, so {self.batchminer.name!r} cannot teach it; "
+                                    "accepted: a loss on pairs or triplets, or neither shared "
+                                    "nor intra")
+
+    def memory(self) -> dict[str, bool | int | float | Tensor]:
+        """What the guest keeps outside parameters and buffers, e.g. the position in a queue."""
+        return {f"{name}.{attribute}": value for name, module in self.loss.named_modules()
+                for attribute, value in vars(module).items()
+                if isinstance(value, (bool, int, float, Tensor)) and attribute != "training"}
+
+    def remember(self, name: str, value) -> None:
+        module, attribute = name.rsplit(".", 1)
+        setattr(self.loss.get_submodule(module), attribute, value)
+
+    def get_extra_state(self) -> dict:
+        return self.memory()
+
+    def set_extra_state(self, state: dict) -> None:
+        for name, value in state.items():
+            self.remember(name, value)
+
+
+def check_rate(lr) -> float:
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr < 0:
+        raise UserError(f"--pml_loss_args: lr {lr!r}; accepted: a number of at least 0")
+    return float(lr)
+
+
+def indices_tuple(kind: str, tuples) -> tuple[Tensor, ...]:
+    """The valid ones among a miner's `tuples` of that `kind`, as the guest wants them.
+
+    (anchors, positives, negatives) of "triplets"; of "npairs" and "sets" (anchors, positives,
+    anchors, negatives), every pair once.
+    """
+    valid = tuples.valid
+    if kind == "sets":
+        rows = valid[:, None]
+        return (*(tuples.positives & rows).nonzero(as_tuple=True),
+                *(tuples.negatives & rows).nonzero(as_tuple=True))
+    anchors, positives = tuples.anchors[valid], tuples.positives[valid]
+    if kind == "triplets":
+        return anchors, positives, tuples.negatives[valid]
+    pairs, negatives = tuples.negatives[valid].nonzero(as_tuple=True)
+    return anchors, positives, anchors[pairs], negatives

@@ -1,0 +1,49 @@
+"""Histogram loss (Ustinova & Lempitsky 2016, arXiv 1611.00822).
+
+    L = sum_r h-_r sum_{q <= r} h+_q
+
+h+ and h- are the histograms of the similarities of positive and negative pairs over the nodes
+t_r = -1 + r Delta, Delta = 2 / (nbins - 1); a triangular kernel shares each pair between its two
+neighbouring nodes. The original finds these by comparing floats and so loses weights unless Delta
+is a binary fraction; here every histogram sums to one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from utilities.precision import full_precision
+
+
+class Criterion(nn.Module):
+    takes = None
+    lr = None
+
+    def __init__(self, *, nbins: int):
+        super().__init__()
+        self.nbins = nbins
+
+    @classmethod
+    def from_opt(cls, opt, **facts):
+        return cls(nbins=opt.loss_histogram_nbins)
+
+    @full_precision
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """embeddings (B, D) unit rows; labels (B,) int64 on the same device -> scalar."""
+        positive, negative = self.histograms(embeddings @ embeddings.T, labels)
+        return (negative * positive.cumsum(0)).sum()
+
+    def histograms(self, similarity: Tensor, labels: Tensor) -> Tensor:
+        """h+ and h-, (2, nbins); all zeros for the kind of which there is no pair."""
+        same = labels[:, None] == labels
+        pairs = torch.ones_like(similarity).fill_diagonal_(0)  # (i, j) and (j, i) count alike
+        position = (similarity.clamp(-1, 1) + 1) * ((self.nbins - 1) / 2)
+        left = position.detach().floor().clamp(max=self.nbins - 2)
+        to_right = (position - left) * pairs
+        node = left.long() + self.nbins * ~same
+        weights = torch.stack([pairs - to_right, to_right])
+        nodes = torch.stack([node, node + 1])
+        mass = weights.new_zeros(2 * self.nbins).scatter_add(0, nodes.view(-1), weights.view(-1))
+        mass = mass.view(2, self.nbins)
+        return mass / mass.detach().sum(1, keepdim=True).clamp(min=1)

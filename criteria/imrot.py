@@ -1,0 +1,29 @@
+"""Rotation prediction (Gidaris et al. 2018, arXiv 1803.07728).
+
+    L = mean_i CE(V h_i, r_i)
+
+with trunk features h_i of an image turned by r_i quarters and a linear classifier V without bias.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.precision import full_precision
+
+
+class Criterion(nn.Module):
+    def __init__(self, feature_dim: int, *, lr: float):
+        super().__init__()
+        self.lr = lr
+        self.classifier = nn.Linear(feature_dim, 4, bias=False)
+
+    @classmethod
+    def from_opt(cls, opt, *, feature_dim, **facts):
+        return cls(feature_dim, lr=10 * opt.lr)
+
+    @full_precision
+    def forward(self, trunk: Tensor, rotations: Tensor) -> Tensor:
+        """trunk (B, feature_dim); rotations (B,) int64 quarter turns, 0 to 3 -> scalar."""
+        return F.cross_entropy(self.classifier(trunk), rotations)

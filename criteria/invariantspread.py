@@ -1,0 +1,49 @@
+"""Invariant and spreading instances (Ye et al. 2019, arXiv 1904.03436).
+
+    p_ij = exp(x_i.x_j / t) / sum_{k != i} exp(x_i.x_k / t)
+    L = -1/n sum_i [ log p_{i, twin(i)} + sum_{j != i, twin(i)} log(1 - p_ij) ]
+
+over n = 2 B embeddings of B images in two views. As in the authors' code, the right factor x_j is a
+constant for autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from utilities.precision import full_precision
+
+ABSENT = -1e30  # a logit that exp() turns into 0, finite so that gradients are
+
+
+class Criterion(nn.Module):
+    lr = None
+
+    def __init__(self, *, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+
+    @classmethod
+    def from_opt(cls, opt, **facts):
+        return cls(temperature=opt.diva_instdiscr_temperature)
+
+    @full_precision
+    def forward(self, head_1: Tensor, head_2: Tensor) -> Tensor:
+        """head_1, head_2 (B, D), row i of both from one image -> scalar."""
+        x = torch.cat([head_1, head_2])
+        rows = torch.arange(len(x), device=x.device)
+        twin = rows.roll(len(head_1)).unsqueeze(1)                                # (n, 1)
+        itself = rows == rows.unsqueeze(1)
+        logits = (x @ x.detach().T / self.temperature).masked_fill(itself, ABSENT)
+        total = logits.logsumexp(1, keepdim=True)
+        log_p = logits - total                                                    # (n, n)
+
+        # log(1 - p) cancels where p is near 1. Only the largest p of a row can be: there 1 - p is
+        # the sum over all others, as a logsumexp of its own.
+        largest = logits.detach().argmax(1, keepdim=True)
+        others = logits.scatter(1, largest, ABSENT).logsumexp(1, keepdim=True) - total
+        smaller = log_p.scatter(1, largest, ABSENT).scatter(1, twin, ABSENT)
+        spread = torch.log1p(-smaller.exp()).sum(1, keepdim=True)
+        spread = spread + others.masked_fill(largest == twin, 0)
+        return -(log_p.gather(1, twin) + spread).mean()

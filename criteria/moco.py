@@ -1,0 +1,61 @@
+"""Momentum contrast (He et al. 2020, arXiv 1911.05722).
+
+    L = mean_i CE([q_i.k_i, q_i.m_1, ..., q_i.m_K] / t, 0)
+
+with queries q_i, their keys k_i and the queue m_j of earlier keys, first in first out. Deviation
+from the paper, as in the original: t may be learned.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utilities.precision import full_precision
+
+
+class Criterion(nn.Module):
+    def __init__(self, queue_size: int, embed_dim: int, *, temperature: float, lr: float | None):
+        """queue_size: K; lr: rate of a learned temperature, None for a fixed one."""
+        super().__init__()
+        self.lr = lr
+        if lr is None:
+            self.register_buffer("temperature", torch.tensor(float(temperature)))
+        else:
+            self.temperature = nn.Parameter(torch.tensor(float(temperature)))
+        self.register_buffer("memory_queue", torch.zeros(queue_size, embed_dim))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def from_opt(cls, opt, **facts):
+        return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
+                   temperature=opt.diva_moco_temperature,
+                   lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None)
+
+    @full_precision
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """queries, keys (B, D), row i of both from one image -> scalar; keys get no gradient."""
+        temperature = self.temperature.clamp(1e-8, 1e4)
+        queries = queries / temperature     # B D numbers instead of B K logits
+        positive = (queries * keys.detach().clone()).sum(1, keepdim=True)   # keys may be inference
+        logits = torch.cat([positive, self.negative_logits(queries, temperature)], dim=1)
+        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+        return F.cross_entropy(logits, target)                              # (B, 1 + K)
+
+    def negative_logits(self, queries: Tensor, temperature: Tensor) -> Tensor:
+        """queries (B, D), divided by the temperature -> (B, K)."""
+        return queries @ self.memory_queue.T
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Replaces the oldest rows by keys (B, D); of more than K keys the last K stay.
+
+        A new queue is zeros: enqueue K keys, in pieces of any size, before the first loss.
+        """
+        size = len(self.memory_queue)
+        newest = keys[-size:]
+        start = self.oldest + len(keys) - len(newest)
+        rows = (start + torch.arange(len(newest), device=keys.device)) % size
+        self.memory_queue.index_copy_(0, rows, newest.to(self.memory_queue.dtype))
+        self.oldest.copy_((self.oldest + len(keys)) % size)

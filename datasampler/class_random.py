@@ -1,0 +1,36 @@
+"""Class-balanced batches: B/S classes, S images of each.
+
+`class_random`: classes and images uniformly with replacement, as in the original, so that a class
+may come up twice. `class_random_unique`: both without replacement; where there are too few classes
+or a class is too small, everything comes up once before anything comes up again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from datasampler.base import BatchSampler, spread
+
+
+class Sampler(BatchSampler):
+    def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
+                 unique: bool):
+        super().__init__(labels, batch_size=batch_size, seed=seed)
+        assert batch_size % samples_per_class == 0
+        self.samples_per_class, self.unique = samples_per_class, unique
+
+    @classmethod
+    def from_opt(cls, name: str, opt, dataset) -> Sampler:
+        return cls(dataset.labels, batch_size=opt.bs, samples_per_class=opt.samples_per_class,
+                   seed=opt.seed, unique=name == "class_random_unique")
+
+    def draw(self, rng: np.random.Generator, view: None) -> np.ndarray:
+        n = self.batch_size // self.samples_per_class
+        if not self.unique:
+            classes = self.random_classes(rng, n)
+            return self.images_of(rng, classes, self.samples_per_class).ravel()
+        classes, times = np.unique(spread(rng, len(self.counts), n), return_counts=True)
+        images = [self.members[self.starts[classes[i]] + spread(
+                      rng, self.counts[classes[i]], times[i] * self.samples_per_class)]
+                  for i in rng.permutation(len(classes))]
+        return np.concatenate(images)

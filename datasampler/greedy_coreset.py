@@ -1,0 +1,82 @@
+"""Batches that cover the data: greedy k-centres (Sener and Savarese 2018, arXiv 1708.00489).
+
+After a random first candidate always the one farthest from those chosen,
+
+    argmax_i min_{j chosen} d(i, j),
+
+or, softened, a random one of those from the 97th percentile of that distance on.
+`greedy_coreset`: squared Euclidean distance; B/S candidates, each followed by S - 1 random images
+of its class. `full_greedy_coreset`: B - 1 candidates and one image of a chosen one's class;
+distance `euclidean` (squared), `square` (its root) or `cosine` (1 - cosine similarity).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasampler.base import BatchSampler
+from datasampler.storage import Storage, pairwise_squared_distances
+
+SOFTENED_PERCENTILE = 97
+
+
+class Sampler(BatchSampler):
+    def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
+                 full: bool, measure: str, softened: bool, storage: Storage):
+        super().__init__(labels, batch_size=batch_size, seed=seed, storage=storage)
+        assert full or batch_size % samples_per_class == 0
+        self.samples_per_class, self.full = samples_per_class, full
+        self.measure, self.softened = measure, softened
+
+    @classmethod
+    def from_opt(cls, name: str, opt, dataset) -> Sampler:
+        full = name == "full_greedy_coreset"
+        return cls(dataset.labels, batch_size=opt.bs, samples_per_class=opt.samples_per_class,
+                   seed=opt.seed, full=full, measure=opt.data_sim_measure if full else "euclidean",
+                   softened=opt.data_gc_softened, storage=Storage.from_opt(opt, dataset))
+
+    def draw(self, rng: np.random.Generator, view: Tensor) -> np.ndarray:
+        images = self.storage.candidates(rng)
+        points = self.storage.points(rng, view, images)
+        distances = MEASURES[self.measure](points).numpy()
+        if self.full:
+            chosen = images[coreset(rng, distances, self.batch_size - 1, self.softened)]
+            partner = self.images_of(rng, self.class_of[rng.choice(chosen, 1)], 1)
+            return np.append(chosen, partner)
+        n = self.batch_size // self.samples_per_class
+        chosen = images[coreset(rng, distances, n, self.softened)]
+        return self.filled_up(rng, chosen, self.samples_per_class)
+
+
+def coreset(rng: np.random.Generator, distances: np.ndarray, n: int, softened: bool) -> np.ndarray:
+    """distances (M, M) -> n different rows, greedily."""
+    chosen = [int(rng.integers(len(distances)))]
+    nearest = distances[chosen[0]].copy()       # of each candidate to those chosen
+    free = np.ones(len(distances), dtype=bool)
+    while len(chosen) < n:
+        free[chosen[-1]] = False
+        np.minimum(nearest, distances[chosen[-1]], out=nearest)
+        if softened:
+            threshold = np.percentile(nearest[free], SOFTENED_PERCENTILE)
+            chosen.append(int(rng.choice(np.flatnonzero(free & (nearest >= threshold)))))
+        else:
+            chosen.append(int(np.where(free, nearest, -np.inf).argmax()))
+    return np.array(chosen)
+
+
+def squared(points: Tensor) -> Tensor:
+    return pairwise_squared_distances(points)
+
+
+def root(points: Tensor) -> Tensor:
+    return squared(points).sqrt()
+
+
+def cosine(points: Tensor) -> Tensor:
+    unit = F.normalize(points, dim=1)
+    return 1 - unit @ unit.T
+
+
+MEASURES = {"euclidean": squared, "square": root, "cosine": cosine}

@@ -1,0 +1,73 @@
+"""Datasets: files on disk -> samples and splits.
+
+`DATASETS` names those whose layout or split is known; any other name is a folder in the layout of
+CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module of the table has
+`read(folder) -> {split: [(path, class name), ...]}`, where paths of one class follow each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from datasets.dataset import Dataset
+
+DATASETS = {
+    "cub200": "datasets.class_folders",
+    "cars196": "datasets.cars196",
+    "online_products": "datasets.online_products",
+    "in-shop": "datasets.in_shop",
+    "glyphs": "datasets.glyphs",
+}
+# Training and test images and classes; in-shop's test images are queries and gallery.
+PUBLISHED = {
+    "cub200": {"training": (5864, 100), "testing": (5924, 100)},
+    "cars196": {"training": (8054, 98), "testing": (8131, 98)},
+    "online_products": {"training": (59551, 11318), "testing": (60502, 11316)},
+    "in-shop": {"training": (25882, 3997), "testing_query": (14218, 3985),
+                "testing_gallery": (12612, 3985)},
+}
+
+
+class Batch(NamedTuple):
+    """What a dataset gives for one index, and, with a first dimension B, a loader for a batch.
+
+    labels and indices are int64 (B,); rotations int64 (B,), quarter turns of the rotated view;
+    images and the further views (B, 3, H, W): uint8 from a dataset, float32 from a loader.
+    Views that no feature reads are None.
+    """
+
+    labels: Tensor
+    images: Tensor
+    indices: Tensor
+    second_views: Tensor | None = None
+    rotations: Tensor | None = None
+    rotated_views: Tensor | None = None
+
+
+def layout(name: str):
+    """The module that reads the folder of the dataset called `name`."""
+    return importlib.import_module(DATASETS.get(name, "datasets.class_folders"))
+
+
+def select(name: str, opt) -> dict[str, Dataset]:
+    """The splits of the dataset called `name`.
+
+    training; testing; evaluation (training images, test transform); evaluation_train (training
+    images, training transform); with `--train_val_split` below 1 validation. in-shop has
+    testing_query and testing_gallery, whose union testing is, and likewise for validation.
+    UserError for a folder that is missing, an empty class, fewer training images than `--bs`.
+    """
+    from datasets import splits
+
+    return splits.build(name, opt)
+
+
+def check_data(name: str, opt) -> bool:
+    """Reads every image of the dataset and prints a report; True when nothing is wrong."""
+    from datasets import check
+
+    return check.check_data(name, opt)

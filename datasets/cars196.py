@@ -1,0 +1,15 @@
+"""CARS196 (Krause et al. 2013): `images/<class>/<files>`, classes in plain string order.
+
+Download: ai.stanford.edu/~jkrause/cars.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets.class_folders import halves
+
+
+def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """{"training", "testing"}: (path, class) of each image."""
+    return halves(folder, sorted)

@@ -1,0 +1,31 @@
+"""In-Shop Clothes Retrieval of DeepFashion (Liu et al. 2016).
+
+`Eval/list_eval_partition.txt` has a count line, a header and rows `image_name item_id
+evaluation_status`, the last one of train, query and gallery. Download (img.zip, not img_highres):
+mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from datasets.class_folders import require
+from datasets.tables import by_class, existing, rows
+from utilities.errors import UserError
+
+LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
+SPLITS = {"train": "training", "query": "testing_query", "gallery": "testing_gallery"}
+
+
+def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """{"training", "testing_query", "testing_gallery"}: (path, item) of each image, by item."""
+    partition = folder / "Eval" / "list_eval_partition.txt"
+    require(partition, folder, LAYOUT)
+    require(folder / "img", folder, LAYOUT)
+    splits = {split: [] for split in SPLITS.values()}
+    for path, item, status in rows(partition, header=2, columns=3, path_column=0):
+        if status not in SPLITS:
+            raise UserError(f"--dataset in-shop: evaluation status {status!r} in "
+                            f"{str(partition)!r}; accepted: {', '.join(SPLITS)}")
+        splits[SPLITS[status]].append((str(folder / path), item))
+    return {split: by_class(existing(samples)) for split, samples in splits.items()}

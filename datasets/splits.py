@@ -1,0 +1,138 @@
+"""From the samples a layout lists to the splits that `datasets.select` gives."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+import architectures
+import datasets
+from datasets.dataset import Dataset, Views
+from datasets.images import Images, available_cores, broken
+from datasets.transforms import Normalisation, Recipe, training_recipe
+from utilities.errors import UserError
+
+Samples = list[tuple[str, str]]  # (path, class name)
+
+
+def build(name: str, opt) -> dict[str, Dataset]:
+    """See `datasets.select`."""
+    samples = read(name, opt.source_path)
+    if opt.skip_broken_images:
+        samples = leave_out_broken(samples, min(opt.kernels, available_cores()))
+    samples = hold_out(samples, opt.train_val_split, by_class=opt.train_val_split_by_class)
+    n_training = len(samples["training"])
+    if n_training < opt.bs:
+        raise UserError(f"--bs: {opt.bs} is more than the {n_training:,} training images of "
+                        f"--dataset {name}; accepted: at most {n_training}")
+    facts = {"normalisation": Normalisation.of_backbone(architectures.parse(opt.arch).backbone),
+             "seed": opt.seed}
+    evaluation = Views(Recipe(opt.crop_size, opt.resize))
+    training = training_views(opt)
+    splits = {}
+    for split, classes in class_names(samples).items():
+        labels = {label: number for number, label in enumerate(classes)}
+        splits[split] = Dataset(
+            name, Images([path for path, _ in samples[split]], training=split == "training"),
+            np.array([labels[label] for _, label in samples[split]], np.int64), classes,
+            training if split == "training" else evaluation, **facts)
+    kept = splits["training"]
+    for split, views in (("evaluation", evaluation), ("evaluation_train", Views(training.main))):
+        splits[split] = Dataset(name, kept.images, kept.labels, kept.class_names, views, **facts)
+    return splits
+
+
+def read(name: str, source_path: str) -> dict[str, Samples]:
+    """The samples of each split as they are on disk."""
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise UserError(f"--dataset: {name!r} is no folder's name; accepted: "
+                        f"{', '.join(datasets.DATASETS)}, or a folder below --source_path")
+    folder = Path(source_path) / name
+    return datasets.layout(name).read(folder)
+
+
+def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
+    """`samples` without files that give no image, each of which is named and all counted."""
+    faults = dict(broken([path for part in samples.values() for path, _ in part], threads))
+    for path, fault in faults.items():
+        print(f"--skip_broken_images: left out {path!r}: {fault}")
+    kept = {split: [sample for sample in part if sample[0] not in faults]
+            for split, part in samples.items()}
+    for split, part in samples.items():
+        n_classes = [len({label for _, label in samples_of}) for samples_of in (part, kept[split])]
+        print(f"--skip_broken_images: {split} keeps {len(kept[split]):,} of {len(part):,} images, "
+              f"{n_classes[1]:,} of {n_classes[0]:,} classes", flush=True)
+        if not kept[split]:
+            raise UserError(f"--skip_broken_images: no image of the {split} split can be read")
+    return kept
+
+
+def training_views(opt) -> Views:
+    """The views that the trained features read."""
+    main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
+    second = "realistic" if opt.realistic_augmentation else opt.augmentation
+    crop, resize, features = opt.crop_size, opt.resize, set(opt.diva_features)
+    return Views(
+        training_recipe(main, crop, resize),
+        training_recipe(second, crop, resize)
+        if features & {"selfsimilarity", "invariantspread"} else None,
+        Recipe(crop, resize, random=True) if "imrot" in features else None)
+
+
+def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
+    """The classes of each split in the order they come; query and gallery share theirs."""
+    names = {split: list(dict.fromkeys(label for _, label in part))
+             for split, part in samples.items()}
+    for whole in ("testing", "validation"):
+        for part in (f"{whole}_query", f"{whole}_gallery"):
+            if part in names:
+                names[part] = names[whole]
+    return names
+
+
+def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> dict[str, Samples]:
+    """Moves all but `share` of the training images, or classes, into a validation split."""
+    samples = dict(samples)
+    in_shop = "testing_query" in samples
+    if share < 1:
+        groups = grouped(samples["training"])
+        if by_class or in_shop:
+            kept = evenly_spaced(len(groups), share)
+            training = [group for i, group in enumerate(groups) if i in kept]
+            held = [group for i, group in enumerate(groups) if i not in kept]
+        else:
+            kept = [evenly_spaced(len(group), share) for group in groups]
+            training = [[x for i, x in enumerate(group) if i in keep]
+                        for group, keep in zip(groups, kept, strict=True)]
+            held = [[x for i, x in enumerate(group) if i not in keep]
+                    for group, keep in zip(groups, kept, strict=True)]
+        if not any(held):
+            raise UserError(f"--train_val_split: {share} leaves nothing for validation; accepted: "
+                            "1 for no validation split, or a smaller share")
+        samples["training"] = list(chain.from_iterable(training))
+        if in_shop:
+            for part, start in (("query", 1), ("gallery", 0)):
+                samples[f"validation_{part}"] = [x for group in held for x in group[start::2]]
+        else:
+            samples["validation"] = list(chain.from_iterable(held))
+    for whole in ("testing", "validation"):
+        if f"{whole}_query" in samples:
+            both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
+            samples[whole] = sorted(both, key=lambda sample: sample[1])
+    return samples
+
+
+def grouped(samples: Samples) -> list[Samples]:
+    """The samples of each class, classes in the order they come."""
+    groups = {}
+    for sample in samples:
+        groups.setdefault(sample[1], []).append(sample)
+    return list(groups.values())
+
+
+def evenly_spaced(n: int, share: float) -> set[int]:
+    """round(share * n) of 0..n-1, at least one, as evenly spaced as integers allow."""
+    k = max(1, round(share * n))
+    return {(2 * i + 1) * n // (2 * k) for i in range(k)}

@@ -1,0 +1,248 @@
+"""DiVA: train one encoder with several embedding heads, evaluate it on unseen classes.
+
+    python diva_main.py --dataset cub200 --source_path <folder of datasets> ...
+
+The objective (see criteria/features.py) is a list of summands; `train_epoch` walks them:
+
+    L = sum over features f of weight_f * L_f(step)
+"""
+
+import parameters
+
+# Read before torch is imported, so that --help and mistakes are answered at once.
+OPT = parameters.read_arguments() if __name__ == "__main__" else None
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import architectures
+import datasampler
+import datasets
+from architectures import weights
+from criteria import features
+from datasets.loader import Loader, lost_workers_named
+from evaluation.embed import embed
+from evaluation.evaluator import Evaluator
+from utilities import checkpoint, run_folder, setup
+from utilities.errors import RunError, UserError
+from utilities.interrupt import Interrupted, Interrupts
+from utilities.logger import Logger
+from utilities.monitor import Monitor, gradient_statistics
+from utilities.precision import Precision
+
+
+def main(opt) -> int:
+    """Does what the options say; returns the exit status."""
+    try:
+        with Interrupts() as interrupts, lost_workers_named():
+            if opt.check_data:
+                return 0 if datasets.check_data(opt.dataset, opt) else 1
+            if opt.evaluate_only:
+                return evaluate_only(opt)
+            return Training(opt, interrupts).run()
+    except (UserError, RunError) as error:
+        print(f"diva_main.py: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except Interrupted as stop:
+        return 128 + stop.signum
+
+
+class Training:
+    """A run: assembled by the constructor, written to disk from `run` on."""
+
+    def __init__(self, opt, interrupts: Interrupts):
+        self.opt, self.interrupts = opt, interrupts
+        self.device = setup.device(opt)
+        setup.seed(opt)
+        self.precision = Precision(opt.precision, self.device)
+        self.splits = datasets.select(opt.dataset, opt)
+        self.training_set = self.splits["training"]
+        self.network = build_network(opt, self.device, opt.resume and run_folder.last(opt.resume))
+        self.objective = features.assemble(
+            opt, network=self.network, n_classes=self.training_set.n_classes,
+            n_samples=len(self.training_set)).to(self.device)
+        self.optimiser = setup.optimiser(opt, self.network, self.objective)
+        self.scheduler = setup.scheduler(opt, self.optimiser)
+        self.sampler = datasampler.select(opt.data_sampler, opt, self.training_set)
+        main_feature = features.main(self.objective)
+        self.stored_head = main_feature.name  # whose embeddings a sampler's storage keeps
+        self.sampler.bind(main_feature.criterion)
+        self.loader = Loader(self.training_set, opt, self.device, self.sampler)
+        self.evaluator = Evaluator.from_opt(opt, self.splits, self.device)
+        self.between_steps = features.Run(
+            self.network, self.loader, Loader(self.splits["evaluation_train"], opt, self.device),
+            self.optimiser, self.precision.autocast)
+        if opt.compile:
+            setup.compile_parts(self.device, self.network, *self.objective)
+        self.epoch, self.seconds, self.monitor = 0, 0.0, Monitor()
+
+    def run(self) -> int:
+        """All epochs from where the run stands, and its summary."""
+        opt, options = self.opt, parameters.public(self.opt)
+        self.folder = (Path(opt.resume) if opt.resume else
+                       run_folder.create(opt.save_path, opt.dataset, opt.savename))
+        last = run_folder.last(self.folder)
+        self.logger = Logger.from_opt(opt, self.folder, options)
+        print(f"Run folder: {self.folder}\nObjective: {features.formula(self.objective)}\n"
+              f"{self.evaluator.criterion}", flush=True)
+        try:
+            if last:
+                checkpoint.restore(last, self.load_state_dict, flag="--resume")
+            run_folder.describe(self.folder, options)
+            if not last:
+                self.begin()
+            self.logger.start()
+            while self.epoch < opt.n_epochs:
+                self.train_epoch(self.epoch)
+                self.evaluate_and_save(self.epoch)
+        except Exception as error:
+            bad = self.monitor.cause_of(error)
+            if bad is None:
+                raise
+            raise bad.report(self.folder, self.epoch, self.training_set.paths) from error
+        except Interrupted as stop:
+            print(f"\nStopped by {stop} after {self.epoch} whole epochs. Go on with:\n"
+                  f"    python diva_main.py --resume {self.folder}", file=sys.stderr)
+            raise
+        finally:
+            self.close()
+        run_folder.summarise(self.folder, self.seconds / 60, self.evaluator.summary())
+        print(f"\n{self.evaluator.summary()}\n\nTraining took {self.seconds / 60:.1f} min. Logs, "
+              f"plots, pictures and checkpoints: {self.folder}")
+        return 0
+
+    def begin(self) -> None:
+        """What comes before the first epoch of a new run."""
+        self.fill_storage()
+        for feature in self.objective:
+            feature.begin(self.between_steps)
+        self.monitor.check(self.network, self.objective)
+
+    def close(self) -> None:
+        """Ends what runs beside the training; what is due at the end is drawn."""
+        for part in (self.loader, self.between_steps.training_images, self.evaluator):
+            part.close()
+        failed = sys.exc_info()[0] is not None
+        try:
+            self.evaluator.finish(self.logger)
+        finally:
+            self.logger.close(exit_code=int(failed))
+
+    def train_epoch(self, epoch: int) -> None:
+        """One pass over the sampler's batches: the formula at the top of this file."""
+        objective, network, optimiser = self.objective, self.network, self.optimiser
+        begun = time.perf_counter()
+        monitor = self.monitor = Monitor(self.opt.log_every)
+        network.train()
+        objective.train()
+        for feature in objective:
+            feature.before_epoch(self.between_steps, epoch)
+        if epoch and self.opt.data_idx_full_prec:
+            self.fill_storage()
+        groups = [group["params"] for group in optimiser.param_groups]
+        bar = tqdm(self.loader.epoch(epoch), f"Epoch {epoch}", len(self.loader), leave=False,
+                   disable=None, unit="batch")
+        for batch in bar:
+            for feature in objective:
+                batch = feature.prepare(batch)
+            with self.precision.autocast():
+                embeddings, trunk = network(batch.images)
+                step = features.Step(batch, embeddings, trunk, network)
+                losses = {feature.name: feature.loss(step) for feature in objective}
+            total = sum(feature.weight * losses[feature.name] for feature in objective)
+            self.precision.backward(total, optimiser)
+            gradients = gradient_statistics(*groups)
+            excused = self.precision.step(optimiser)
+            for feature in objective:
+                feature.after_step(step)
+            self.sampler.update(batch.indices, embeddings[self.stored_head].detach())
+
+            terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
+            monitor.add(terms, gradients, batch.indices, excused)
+            if monitor.n_steps % self.opt.log_every == 0:
+                bar.set_postfix(loss=f"{monitor.read()['loss']:.3f}", images_per_s=int(
+                    monitor.n_steps * self.opt.bs / (time.perf_counter() - begun)))
+        self.log_epoch(epoch, monitor.read(), time.perf_counter() - begun)
+        self.scheduler.step()
+
+    def log_epoch(self, epoch: int, means: dict, seconds: float) -> None:
+        """Hands the epoch's training scalars to the logger, under the dashboards' names."""
+        log, speed = self.logger.log, len(self.loader) * self.opt.bs / seconds
+        print(f"Epoch {epoch}: loss {means['loss']:.4f}, {speed:.1f} images/s", flush=True)
+        self.seconds += seconds
+        log("Train", "epochs", {"epochs": epoch})
+        log("Train", "time", {"time": seconds})
+        log("Train", "images per second", {"images per second": speed})
+        log("Train", "loss", {"loss": means["loss"]})
+        for feature in self.objective:
+            mean = means[f"Loss: {feature.name}"]
+            log("Train", "Loss", {feature.name: mean})
+            for group, segments in feature.scalars(mean).items():
+                log("Train", group, segments)
+        log("Model Grad", "L2", {"Grad L2": means["Grad L2"]})
+        log("Model Grad", "Max", {"Grad Max": means["Grad Max"]})
+        log("Train", "Learning rate", {g["name"]: g["lr"] for g in self.optimiser.param_groups})
+
+    def evaluate_and_save(self, epoch: int) -> None:
+        """Metrics, logs and checkpoints of a finished epoch, in an order that a crash may cut."""
+        self.monitor.check(self.network, self.objective)
+        better = self.evaluator.evaluate(self.network, epoch, self.logger, self.precision.autocast)
+        with self.interrupts.shield():
+            self.logger.end_epoch(epoch)
+            self.epoch = epoch + 1
+            for name in better:
+                checkpoint.save(self.folder / run_folder.checkpoint_name(*name), {
+                    "state_dict": self.network.state_dict(), "epoch": epoch,
+                    "options": parameters.public(self.opt)})
+            checkpoint.save(self.folder / run_folder.LAST, self.state_dict())
+
+    def state_dict(self) -> dict:
+        """Everything that the rest of the run depends on, as plain types and tensors."""
+        parts = {name: part.state_dict() for name, part in self.stateful().items()}
+        return {"epoch": self.epoch, "seconds": self.seconds, **parts}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        for name, part in self.stateful().items():
+            part.load_state_dict(state[name])
+
+    def stateful(self) -> dict:
+        return {"state_dict": self.network, "objective": self.objective, "sampler": self.sampler,
+                "optimiser": self.optimiser, "scheduler": self.scheduler,
+                "scaler": self.precision.scaler, "evaluator": self.evaluator,
+                "logger": self.logger, "random": checkpoint.RandomState}
+
+    def fill_storage(self) -> None:
+        """Embeds every training image for the samplers that choose batches by embeddings."""
+        if self.sampler.uses_storage:
+            loader = Loader(self.splits["evaluation"], self.opt, self.device)
+            self.sampler.fill(embed(self.network, loader, [self.stored_head],
+                                    self.precision.autocast))
+            loader.close()
+
+
+def build_network(opt, device: torch.device, trained) -> torch.nn.Module:
+    """trained: its weights come from a checkpoint, so no others are looked for."""
+    network = architectures.select(opt.arch, opt, pretrained=not trained).to(device)
+    return network.to(memory_format=torch.channels_last) if opt.channels_last else network
+
+
+def evaluate_only(opt) -> int:
+    """Prints the metrics of `--checkpoint`; writes nothing."""
+    device = setup.device(opt)
+    splits = datasets.select(opt.dataset, opt)
+    network = build_network(opt, device, trained=True)
+    weights.fit(network, weights.read_tensors(opt.checkpoint), flag="--checkpoint",
+                source=opt.checkpoint)
+    evaluator = Evaluator.from_opt(opt, splits, device)
+    evaluator.evaluate(network, 0, None, Precision(opt.precision, device).autocast)
+    evaluator.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(OPT))

@@ -1,0 +1,88 @@
+"""The grammar of `--evaltypes`: which embedding is derived from the features' heads.
+
+    <feature>                                   the head's embedding itself
+    Combined_<feature>_<feature>...[-<w>-<w>...]  weighted concatenation
+    Sum_<feature>_<feature>...[-<w>-<w>...]       weighted sum
+
+Weights are positive decimal numbers, one for each feature in order; without them all are 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from utilities.errors import UserError
+
+MODES = ("Combined", "Sum")
+WEIGHT = re.compile(r"[0-9]+(\.[0-9]+)?")
+# Weights that `all` stands for, by the number of features.
+PUBLISHED = {
+    2: ("1-1", "1-0.5", "0.5-1"),
+    3: ("1.5-1-1", "1-1-1", "0.5-1-1"),
+    4: ("0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5"),
+}
+CARS196 = (*PUBLISHED[4], "0.5-2-2-2")
+ONLINE_PRODUCTS = ("1-1-1-1", "0.5-1-1-1", "1-0.5-0.5-0.5", "1.5-1-1-1")
+
+
+class Evaltype(NamedTuple):
+    """What an evaltype says: `Sum_shared_intra-1-0.5` -> ("Sum", ("shared", "intra"), (1, 0.5))."""
+
+    mode: str  # "single", "Combined" or "Sum"
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+
+
+def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
+    """Reads `evaltype`, whose features must be among `features`; UserError where it cannot be."""
+    mode, _, rest = evaltype.partition("_")
+    if mode not in MODES:
+        _check_features(evaltype, (evaltype,), features)
+        return Evaltype("single", (evaltype,), (1.0,))
+    joined, *weights = rest.split("-")
+    names = tuple(joined.split("_"))
+    _check_features(evaltype, names, features)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"--evaltypes: {evaltype!r} given; accepted: two or more different "
+                        f"features behind {mode}_")
+    if len(weights) not in (0, len(names)):
+        raise UserError(f"--evaltypes: {evaltype!r} gives the weights {' '.join(weights)}; "
+                        f"accepted: one for each of its {len(names)} features, or none")
+    for weight in weights:
+        if not WEIGHT.fullmatch(weight) or float(weight) == 0:
+            raise UserError(f"--evaltypes: {evaltype!r} has the weight {weight!r}; accepted: "
+                            "positive numbers such as 0.75")
+    return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))
+
+
+def expand(evaltypes: Sequence[str], features: Sequence[str], dataset: str) -> list[str]:
+    """`evaltypes` with `all` replaced by the published combinations of `features`, each once.
+
+    Four features: cars196 adds weights that its authors reported, online_products has its own.
+    """
+    expanded: dict[str, None] = {}
+    for evaltype in evaltypes:
+        for name in _published(features, dataset) if evaltype == "all" else [evaltype]:
+            parse(name, features)
+            expanded[name] = None
+    return list(expanded)
+
+
+def _published(features: Sequence[str], dataset: str) -> list[str]:
+    if len(features) == 1:
+        return list(features)
+    weights = PUBLISHED.get(len(features), ("-".join("1" * len(features)),))
+    if len(features) == 4:
+        weights = {"cars196": CARS196, "online_products": ONLINE_PRODUCTS}.get(dataset, weights)
+    return [f"Combined_{'_'.join(features)}-{w}" for w in weights]
+
+
+def _check_features(evaltype: str, names: Sequence[str], features: Sequence[str]) -> None:
+    for name in names:
+        if name not in features:
+            culprit = "" if name == evaltype else f" names {name!r}, which"
+            raise UserError(f"--evaltypes: {evaltype!r}{culprit} is not among --diva_features; "
+                            f"accepted: all, {', '.join(features)}, and Combined_ or Sum_ of "
+                            "these, joined by _, with weights -<w>-<w>... behind")

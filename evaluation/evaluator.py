@@ -1,0 +1,224 @@
+"""After each epoch: embed the splits, compute the metrics, remember the best epochs."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import architectures
+import metrics
+from datasets import images
+from datasets.loader import Loader
+from evaluation import retrievals
+from evaluation.embed import embed, view
+
+PICTURE = "sample_recoveries.png"
+N_QUERIES, N_NEIGHBOURS = 8, 6
+
+
+@dataclass
+class Split:
+    """A split under evaluation; `gallery` where queries search in other images than their own."""
+
+    name: str
+    queries: Loader
+    gallery: Loader | None = None
+
+    @property
+    def loaders(self) -> list[Loader]:
+        return [self.queries] if self.gallery is None else [self.queries, self.gallery]
+
+
+class Evaluator:
+    """Evaluates `splits`; the best epochs are chosen on `Val` if it is among them, else on `Test`.
+
+    features: the network's heads; normalize: whether the architecture normalises them; names: the
+    metrics to compute; storage_metrics: those that choose epochs (computed in any case);
+    cluster_every: epochs between metrics that need k-means (the last epoch has them, too); plots:
+    when sample retrievals of the first evaltype's best epoch are drawn, none, end or epoch (each
+    time that it is better); device: where embeddings lie and metrics are computed.
+    """
+
+    def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
+                 evaltypes: Sequence[str], names: Sequence[str], storage_metrics: Sequence[str],
+                 cluster_every: int, n_epochs: int, plots: str = "none",
+                 device: torch.device | str = "cpu"):
+        self.splits = list(splits)
+        self.features, self.normalize, self.evaltypes = features, normalize, list(evaltypes)
+        self.names = list(dict.fromkeys([*names, *storage_metrics]))
+        self.storage_metrics = list(dict.fromkeys(storage_metrics))
+        self.cluster_every, self.n_epochs = cluster_every, n_epochs
+        self.plots, self.device = plots, device
+        self.chosen_on = "Val" if any(split.name == "Val" for split in splits) else "Test"
+        # {(evaltype, storage metric): {"epoch", "value", "metrics": {split: {metric: value}}}}
+        self.best: dict[tuple[str, str], dict] = {}
+        self.last: dict = {}  # {"epoch", "metrics": {evaltype: {split: {metric: value}}}}
+        self.found: list[list] = []  # [query, [its neighbours]] at the first evaltype's best epoch
+
+    @classmethod
+    def from_opt(cls, opt, data: dict, device: torch.device) -> Evaluator:
+        """data: what `datasets.select` returns."""
+        def split(name: str, key: str) -> Split | None:
+            if f"{key}_query" in data:
+                return Split(name, *(Loader(data[f"{key}_{part}"], opt, device)
+                                     for part in ("query", "gallery")))
+            return Split(name, Loader(data[key], opt, device)) if key in data else None
+
+        splits = [split("Train", "evaluation") if opt.train_metrics else None,
+                  split("Val", "validation"), split("Test", "testing")]
+        return cls([entry for entry in splits if entry], features=opt.diva_features,
+                   normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
+                   names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
+                   cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
+                   device=device if opt.evaluate_on_gpu else "cpu")
+
+    @property
+    def criterion(self) -> str:
+        """How checkpoints are chosen, as the run says once."""
+        return (f"Checkpoints are chosen by the best {' and '.join(self.storage_metrics)} on "
+                + ("the validation split." if self.chosen_on == "Val" else
+                   "the test split, as papers of the field do (--train_val_split to avoid it)."))
+
+    def evaluate(self, network: nn.Module, epoch: int, logger=None,
+                 autocast: Callable = contextlib.nullcontext) -> list[tuple[str, str]]:
+        """Computes, prints and logs every metric for every evaltype on every split.
+
+        Returns the (evaltype, storage metric) for which this epoch is the best so far. Without a
+        logger the numbers are printed and nothing is written.
+        """
+        names = self.due(epoch)
+        results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
+        for split in self.splits:
+            sides = [embed(network, loader, self.features, autocast, device=self.device)
+                     for loader in split.loaders]
+            for evaltype in self.evaltypes:
+                views = [self.view(embeddings, evaltype) for embeddings in sides]
+                values = self.compute(names, split, views)
+                results[evaltype][split.name] = values
+                if logger is not None:
+                    log_metrics(logger, split.name, evaltype, values)
+            title = split.name if logger is None else f"{split.name}, epoch {epoch}"
+            print(table(title, [(name, results[name][split.name]) for name in self.evaltypes]),
+                  flush=True)
+        better = self.choose(epoch, results)
+        if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
+            self.retrieve(split, [self.view(embeddings, self.evaltypes[0]) for embeddings in sides])
+            if self.plots == "epoch":
+                self.draw(logger)
+        return better
+
+    def due(self, epoch: int) -> list[str]:
+        """The metrics of `epoch`, counted from 0."""
+        if epoch % self.cluster_every == 0 or epoch == self.n_epochs - 1:
+            return self.names
+        return [name for name in self.names if not metrics.needs_clusters(name)]
+
+    def view(self, embeddings: Tensor, evaltype: str) -> Tensor:
+        return view(embeddings, evaltype, self.features, normalize=self.normalize)
+
+    def compute(self, names: Sequence[str], split: Split, views: Sequence[Tensor]) -> dict:
+        """{metric: value} of one evaltype; `views` are its embeddings of the split's sides."""
+        sides = [(features, loader.dataset.labels)
+                 for features, loader in zip(views, split.loaders, strict=True)]
+        return metrics.compute(names, *sides[0], gallery=sides[1] if split.gallery else None,
+                               device=self.device)
+
+    def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
+        """Takes note of `results` {evaltype: {split: {metric: value}}}; strictly better ones win,
+        a value that is not a number never does."""
+        plain = {evaltype: {split: {name: float(value) for name, value in values.items()
+                                    if getattr(value, "ndim", 0) == 0}
+                            for split, values in of_splits.items()}
+                 for evaltype, of_splits in results.items()}
+        self.last = {"epoch": epoch, "metrics": plain}
+        better = []
+        for evaltype, of_splits in plain.items():
+            for metric in self.storage_metrics:
+                value = of_splits[self.chosen_on].get(metric, math.nan)
+                before = self.best.get((evaltype, metric), {"value": -math.inf})["value"]
+                if value > before:
+                    self.best[evaltype, metric] = {"epoch": epoch, "value": value,
+                                                   "metrics": of_splits}
+                    better.append((evaltype, metric))
+        return better
+
+    def retrieve(self, split: Split, views: Sequence[Tensor]) -> None:
+        """Notes some queries of `split` with their neighbours; `views`: its sides' embeddings."""
+        chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES)
+        rows = retrievals.nearest(views[0][chosen], views[-1], N_NEIGHBOURS,
+                                  own=None if split.gallery else chosen)
+        self.found = [[int(query), row] for query, row in zip(chosen, rows.tolist(), strict=True)]
+
+    def draw(self, logger) -> None:
+        """Writes the noted retrievals as a picture into the logger's folder."""
+        queries, gallery = (self.splits[-1].loaders[side].dataset for side in (0, -1))
+        rows = []
+        for query, neighbours in self.found:
+            label = queries.labels[query]
+            rows.append((queries.paths[query], [(gallery.paths[row], gallery.labels[row] == label)
+                                                for row in neighbours]))
+        path = Path(logger.folder) / PICTURE
+        retrievals.draw(path, rows, images.decode)
+        logger.picture("Sample retrievals", path)
+
+    def summary(self) -> str:
+        """The final table: per evaltype the best epoch by each storage metric, and the last epoch,
+        each with all its metrics (papers report the maximum over epochs on test)."""
+        texts = []
+        for split in self.splits:
+            rows: list[tuple[str, dict]] = []
+            for evaltype, of_splits in self.last.get("metrics", {}).items():
+                rows.append((evaltype, {}))
+                for metric in self.storage_metrics:
+                    if entry := self.best.get((evaltype, metric)):
+                        rows.append((f"  best {metric}: epoch {entry['epoch']}",
+                                     entry["metrics"][split.name]))
+                rows.append((f"  last: epoch {self.last['epoch']}", of_splits[split.name]))
+            texts.append(table(split.name, rows))
+        return "\n\n".join(texts)
+
+    def finish(self, logger) -> None:
+        """Draws what `plots` left for the end."""
+        if self.plots == "end" and self.found:
+            self.draw(logger)
+
+    def close(self) -> None:
+        """Ends the loaders."""
+        for split in self.splits:
+            for loader in split.loaders:
+                loader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": [[evaltype, metric, entry] for (evaltype, metric), entry in
+                         self.best.items()], "last": self.last, "found": self.found}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = {(evaltype, metric): entry for evaltype, metric, entry in state["best"]}
+        self.last, self.found = state["last"], state["found"]
+
+
+def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:
+    """Under the groups `<evaltype>_<metric family>`."""
+    for name, value in values.items():
+        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value})
+
+
+def table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """(name, {metric: value}) as text; arrays have no cell, a missing value a dash."""
+    columns = list(dict.fromkeys(metric for _, values in rows for metric, value in values.items()
+                                 if getattr(value, "ndim", 0) == 0))
+    width = max(len(text) for text in [title, *(name for name, _ in rows)])
+    lines = [title.ljust(width) + "".join(f"  {metric:>7}" for metric in columns)]
+    for name, values in rows:
+        cells = [f"{float(values[metric]):.4f}" if metric in values else "-" for metric in columns]
+        lines.append((name.ljust(width) + "".join(
+            f"  {cell:>{max(7, len(metric))}}"
+            for cell, metric in zip(cells, columns, strict=True) if values)).rstrip())
+    return "\n".join(lines)

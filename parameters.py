@@ -1,0 +1,828 @@
+"""Every command-line flag with its help, and `resolve`: all derivation and validation of options.
+
+`read_arguments` is what everybody calls. A flag is a line in the table of the folder where it acts;
+options that depend on each other are settled by the small functions below `resolve`. Nothing here
+imports torch, so that `--help` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import math
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import architectures
+import batchminer
+import criteria
+import datasampler
+import metrics
+from evaluation import evaltypes
+from utilities import registry
+from utilities.errors import UserError
+
+PROGRAM = "diva_main.py"
+FEATURES = ("discriminative", "selfsimilarity", "shared", "intra", "dc", "imrot", "invariantspread")
+NO_KEY = "<your_api_key_here>"
+NO_EFFECT = "accepted for compatibility, no effect"
+UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
+
+
+class Range(NamedTuple):
+    """Numbers that an option may be: `low` (excluded where `above`) up to `high`, or `off`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    off: float | None = None
+
+    def __contains__(self, value) -> bool:
+        inside = self.low < value if self.above else self.low <= value
+        return value == self.off or (math.isfinite(value) and inside and value <= self.high)
+
+    def __str__(self) -> str:
+        """Goes behind "a number"."""
+        words = ""
+        if math.isfinite(self.low):
+            words = f" above {self.low}" if self.above else f" from {self.low}"
+            words += f" up to {self.high:.10g}" if math.isfinite(self.high) else (
+                "" if self.above else " upwards")
+        return words + (f", or {self.off} (off)" if self.off is not None else "")
+
+
+ANY = Range()
+POSITIVE = Range(0, above=True)
+NOT_NEGATIVE = Range(0)
+COUNT = Range(1)
+SHARE = Range(0, 1)
+
+
+class Flag(NamedTuple):
+    """A command-line flag. `kind` bool is a switch; `accepts` is a Range or the accepted names."""
+
+    name: str
+    kind: type
+    default: Any
+    help: str
+    accepts: Range | Collection[str] | None = None
+    nargs: str | int | None = None
+
+    @property
+    def dest(self) -> str:
+        return self.name.removeprefix("--")
+
+
+TRAINING = (
+    Flag("--n_epochs", int, 150, "epochs to train", COUNT),
+    Flag("--bs", int, 112, "images in a batch", Range(2)),
+    Flag("--lr", float, 1e-5, "learning rate of the network", POSITIVE),
+    Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr",
+         Range(0, off=-1)),
+    Flag("--decay", float, 4e-4, "weight decay of the network's parameters (criteria have none)",
+         NOT_NEGATIVE),
+    Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
+    Flag("--use_sgd", bool, False, "the same as --optim sgd"),
+    Flag("--scheduler", str, "step", "learning rates are multiplied by --gamma at the epochs --tau "
+         "(step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
+    Flag("--gamma", float, 0.3, "factor of --scheduler", POSITIVE),
+    Flag("--tau", int, [10000], "epochs after which --scheduler step acts", COUNT, "+"),
+    Flag("--seed", int, 1, "seed of everything random", Range(0, 2**32 - 1)),
+    Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
+         ("auto", "cuda", "cpu")),
+    Flag("--gpu", int, [0], "index of the GPU to use", NOT_NEGATIVE, "+"),
+    Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
+         "compute in fp32; fp16 scales the loss and needs a GPU", ("fp32", "bf16", "fp16")),
+    Flag("--channels_last", bool, False, "keep images in memory with their channels innermost, "
+         "faster with bf16 and fp16 on recent GPUs"),
+    Flag("--compile", bool, False, "compile the network with torch.compile: slow first steps, "
+         "faster ones after"),
+    Flag("--deterministic", bool, False, "only deterministic GPU algorithms: the same numbers in "
+         "every run with one seed, slower"),
+    Flag("--resume", str, None, "go on with the run in this folder; its other options are read "
+         "from there"),
+    Flag("--evaluate_only", bool, False, "evaluate the network in --checkpoint and stop"),
+    Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only"),
+    Flag("--extension", str, "none", NO_EFFECT),
+)
+
+DATASETS = (
+    Flag("--dataset", str, "cub200", "folder below --source_path: cub200, cars196, "
+         "online_products, in-shop, glyphs (made on first use), or any other with "
+         "images/<class>/<files>"),
+    Flag("--source_path", str, os.getcwd() + "/../../Datasets", "folder that holds the datasets"),
+    Flag("--train_val_split", float, 1, "share of each training class to train on; the rest is a "
+         "validation split by which checkpoints are chosen; 1: no split, chosen on test",
+         Range(0, 1, above=True)),
+    Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
+    Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
+         "crop and flip; adv: also grey and colour jitter 0.2; big: crops of 256, in evaluation "
+         "too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
+    Flag("--realistic_augmentation", bool, False,
+         "second view with random grey and colour jitter 0.4"),
+    Flag("--realistic_main_augmentation", bool, False,
+         "main view with random grey and colour jitter 0.4, whatever --augmentation says"),
+    Flag("--crop_size", int, None, "side of the images that the network sees, in pixels (default: "
+         "224; 227 for bninception and googlenet; 256 with --augmentation big)", COUNT),
+    Flag("--resize", int, None, "short side that evaluation images are resized to before their "
+         "centre is cropped, in pixels (default: 256; in the same proportion, 256/224, to a given "
+         "--crop_size)", COUNT),
+    Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process",
+         NOT_NEGATIVE),
+    Flag("--cache", str, "none", "keep decoded training images in shared memory (ram) or on the "
+         "GPU, which then also augments them (gpu)", ("none", "ram", "gpu")),
+    Flag("--skip_broken_images", bool, False, "leave out images that cannot be read, and say which "
+         "(otherwise they end the run)"),
+    Flag("--check_data", bool, False, "read every image of the dataset, report, and stop"),
+)
+
+ARCHITECTURES = (
+    Flag("--arch", str, "resnet50_frozen_normalize", "backbone (resnet50, bninception, googlenet, "
+         "or another of pretrainedmodels and torchvision) with _frozen (BatchNorm keeps its "
+         "statistics) and _normalize (unit-length embeddings) behind it, in any order"),
+    Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
+    Flag("--not_pretrained", bool, False, "start from random weights, not from ImageNet's"),
+    Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
+         "download"),
+)
+
+DATASAMPLER = (
+    Flag("--data_sampler", str, "class_random", "which images make a batch",
+         datasampler.SAMPLERS),
+    Flag("--samples_per_class", int, 2, "images of each class in a batch, for the samplers that "
+         "draw class by class", COUNT),
+    Flag("--data_batchmatch_bigbs", int, 512, "random candidates from which a storage sampler "
+         "chooses a batch", COUNT),
+    Flag("--data_batchmatch_ncomps", int, 10, "random subsets that a batchmatch sampler compares",
+         COUNT),
+    Flag("--data_storage_no_update", bool, False, "storage samplers keep the embeddings from "
+         "before training"),
+    Flag("--data_idx_full_prec", bool, False, "storage samplers embed the training set anew before "
+         "each epoch, instead of updating with the batches that pass"),
+    Flag("--data_mb_mom", float, -1, "momentum of the storage's update; -1: plain replacement",
+         Range(0, 1, off=-1)),
+    Flag("--data_mb_lr", float, 1, "step of the storage's update with --data_mb_mom", POSITIVE),
+    Flag("--data_sampler_lowproj_dim", int, -1, "dimensions of the random linear map under which a "
+         "storage sampler compares; -1: none", Range(1, off=-1)),
+    Flag("--data_sim_measure", str, "euclidean", "distance of full_greedy_coreset: euclidean is "
+         "the squared one, square its root", ("euclidean", "square", "cosine")),
+    Flag("--data_gc_softened", bool, False, "coreset samplers take a random candidate above the "
+         "97th percentile of distance, not the farthest"),
+    Flag("--data_d2_coreset_lambda", float, 1, "exponent of the squared distances in d2_coreset",
+         NOT_NEGATIVE),
+    Flag("--data_gc_coreset_lim", float, 1e-9, NO_EFFECT),
+)
+
+BATCHMINER = (
+    Flag("--batch_mining", str, "distance", "how tuples for --loss are chosen in a batch, or "
+         "pml:<miner of pytorch-metric-learning>; when not given, npair and angular use npair, "
+         "lifted uses lifted", batchminer.MINERS),
+    Flag("--miner_distance_lower_cutoff", float, 0.5, "distance below which negatives are no "
+         "likelier (distance, random_distance, shared_*_distance)", NOT_NEGATIVE),
+    Flag("--miner_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+    Flag("--miner_rho_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff of "
+         "rho_distance", NOT_NEGATIVE),
+    Flag("--miner_rho_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+    Flag("--miner_rho_distance_cp", float, 0.2, "rho_distance: probability of the triplet anchor, "
+         "anchor, another of its class", SHARE),
+    Flag("--miner_anticollapse_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff "
+         "of anticollapse_distance", NOT_NEGATIVE),
+    Flag("--miner_anticollapse_distance_upper_cutoff", float, 1.4, "distance above which "
+         "anticollapse_distance takes no negative", POSITIVE),
+    Flag("--miner_anticollapse_cdistance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff "
+         "of anticollapse_cdistance", NOT_NEGATIVE),
+    Flag("--miner_anticollapse_cdistance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+    Flag("--miner_anticollapse_cdistance_cp", float, 0.2, "--miner_rho_distance_cp of "
+         "anticollapse_cdistance", SHARE),
+    Flag("--miner_parametric_mode", str, "uniform", "distances at which parametric takes "
+         "negatives: all, hard (at most 0.5), semi-hard (0.3 to 0.7) or very hard (at most 0.3)",
+         ("uniform", "hards", "semihards", "veryhards")),
+    Flag("--miner_parametric_n_support", int, 10, "edges of parametric's histogram over distances",
+         Range(2)),
+    Flag("--miner_parametric_support_lim", float, [0.1, 1.8], "first and last edge of parametric's "
+         "histogram", NOT_NEGATIVE, 2),
+    Flag("--pml_miner_args", str, None, "arguments of a pml: miner, as a JSON object"),
+)
+
+DIVA = (
+    Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
+         "discriminative, selfsimilarity, shared and intra make the published method", FEATURES,
+         "+"),
+    Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco is DaNCE, moco "
+         "the same without its weights", ("fast_moco", "moco")),
+    Flag("--diva_sharing", str, "random", "tuples of shared: random permutes labels; standard "
+         "takes a near negative and a positive of a third class; full takes both near",
+         ("random", "standard", "full")),
+    Flag("--diva_intra", str, "random", "tuples of intra: three random members of a class",
+         ("random",)),
+    Flag("--diva_alpha_ssl", float, 0.3, "weight of the selfsimilarity loss", NOT_NEGATIVE),
+    Flag("--diva_alpha_shared", float, 0.3, "weight of the shared loss", NOT_NEGATIVE),
+    Flag("--diva_alpha_intra", float, 0.3, "weight of the intra loss", NOT_NEGATIVE),
+    Flag("--diva_decorrelations", str, [], "pairs source-target to decorrelate, e.g. "
+         "shared-discriminative; when not given: those of the paper for the three- and "
+         "four-feature method, else none", None, "+"),
+    Flag("--diva_rho_decorrelation", float, [1500], "weight of the decorrelation: one for all "
+         "pairs or one for each", NOT_NEGATIVE, "+"),
+    Flag("--diva_decorrnet_dim", int, 512, "hidden width of the decorrelation networks", COUNT),
+    Flag("--diva_decorrnet_lr", float, 1e-5, "learning rate of the decorrelation networks",
+         POSITIVE),
+    Flag("--diva_moco_momentum", float, 0.9, "share that the key network keeps of itself in a step",
+         SHARE),
+    Flag("--diva_moco_temperature", float, 0.1, "temperature of the selfsimilarity logits",
+         POSITIVE),
+    Flag("--diva_moco_trainable_temp", bool, False, "learn the temperature"),
+    Flag("--diva_moco_temp_lr", float, 5e-4, "learning rate of the temperature", POSITIVE),
+    Flag("--diva_moco_n_key_batches", int, 50, "batches of keys in the queue", COUNT),
+    Flag("--diva_moco_lower_cutoff", float, 0.5, "distance below which fast_moco weighs keys no "
+         "more", NOT_NEGATIVE),
+    Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
+         "weight", POSITIVE),
+    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as the paper "
+         "has it, not over the queries as the released code does"),
+    Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", POSITIVE),
+    Flag("--diva_dc_update_f", int, 2, "epochs between the clusterings of dc", COUNT),
+    Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
+)
+
+PAIR_LOSSES = (
+    Flag("--loss", str, "margin", "criterion of the discriminative, shared and intra features, or "
+         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES),
+    Flag("--pml_loss_args", str, None, "arguments of a pml: loss, as a JSON object; \"lr\" is "
+         "the learning rate of its parameters"),
+    Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary",
+         NOT_NEGATIVE),
+    Flag("--loss_margin_beta", float, 1.2, "margin: initial boundary beta between positive and "
+         "negative distances", NOT_NEGATIVE),
+    Flag("--loss_margin_beta_lr", float, 5e-4, "margin: learning rate of beta", POSITIVE),
+    Flag("--loss_margin_beta_constant", bool, False, "margin: do not learn beta"),
+    Flag("--loss_margin_nu", float, 0, "margin: weight of the sum of the triplets' betas",
+         NOT_NEGATIVE),
+    Flag("--loss_triplet_margin", float, 0.2, "triplet: margin between squared distances",
+         NOT_NEGATIVE),
+    Flag("--loss_contrastive_pos_margin", float, 0, "contrastive: distance below which positives "
+         "cost nothing", NOT_NEGATIVE),
+    Flag("--loss_contrastive_neg_margin", float, 1, "contrastive: distance above which negatives "
+         "cost nothing", NOT_NEGATIVE),
+    Flag("--loss_npair_l2", float, 0.005, "npair: weight of the embeddings' mean norm",
+         NOT_NEGATIVE),
+    Flag("--loss_angular_alpha", float, 36, "angular: upper bound of the angle at the negative, in "
+         "degrees", Range(0, 89, above=True)),
+    Flag("--loss_angular_npair_ang_weight", float, 2, "angular: weight of the angular term beside "
+         "the npair term", NOT_NEGATIVE),
+    Flag("--loss_angular_npair_l2", float, 0.005, "angular: weight of the embeddings' mean norm",
+         NOT_NEGATIVE),
+    Flag("--loss_lifted_neg_margin", float, 1, "lifted: margin m of the negatives' distances", ANY),
+    Flag("--loss_lifted_l2", float, 0.005, "lifted: weight of the embeddings' mean norm",
+         NOT_NEGATIVE),
+    Flag("--loss_multisimilarity_pos_weight", float, 2, "multisimilarity: sharpness w_p of the "
+         "positive term", POSITIVE),
+    Flag("--loss_multisimilarity_neg_weight", float, 40, "multisimilarity: sharpness w_n of the "
+         "negative term", POSITIVE),
+    Flag("--loss_multisimilarity_margin", float, 0.1, "multisimilarity: margin by which pairs are "
+         "selected", NOT_NEGATIVE),
+    Flag("--loss_multisimilarity_thresh", float, 0.5, "multisimilarity: similarity t that "
+         "separates positives from negatives", ANY),
+    Flag("--loss_histogram_nbins", int, 51, "histogram: nodes over the similarities -1 to 1",
+         Range(2)),
+    Flag("--loss_quadruplet_margin_alpha_1", float, 0.2, "quadruplet: margin of the triplet term",
+         NOT_NEGATIVE),
+    Flag("--loss_quadruplet_margin_alpha_2", float, 0.2, "quadruplet: margin of the term with the "
+         "fourth member", NOT_NEGATIVE),
+    Flag("--loss_snr_margin", float, 0.2, "snr: margin between the noise-to-signal ratios",
+         NOT_NEGATIVE),
+    Flag("--loss_snr_reg_lambda", float, 0.005, "snr: weight of the zero-mean regulariser, off "
+         "with the miners by distance", NOT_NEGATIVE),
+    Flag("--loss_snr_beta", float, 0, "snr: initial boundary, learned per class; 0: no boundary",
+         NOT_NEGATIVE),
+    Flag("--loss_snr_beta_lr", float, 5e-4, "snr: learning rate of the boundary", POSITIVE),
+    Flag("--loss_binomial_pos_weight", float, 2, NO_EFFECT),
+    Flag("--loss_binomial_neg_weight", float, 40, NO_EFFECT),
+    Flag("--loss_binomial_margin", float, 0.1, NO_EFFECT),
+    Flag("--loss_binomial_thresh", float, 0.5, NO_EFFECT),
+    Flag("--loss_quadruplet_alpha1", float, 1, NO_EFFECT),
+    Flag("--loss_quadruplet_alpha2", float, 0.5, NO_EFFECT),
+)
+
+PROXY_LOSSES = (
+    Flag("--loss_softmax_lr", float, 1e-5, "softmax: learning rate of the class weights", POSITIVE),
+    Flag("--loss_softmax_temperature", float, 0.05, "softmax: temperature of the logits", POSITIVE),
+    Flag("--loss_arcface_lr", float, 5e-4, "arcface: learning rate of the class weights", POSITIVE),
+    Flag("--loss_arcface_angular_margin", float, 0.5, "arcface: margin m added to the label's "
+         "angle, in radians", Range(0, math.pi)),
+    Flag("--loss_arcface_feature_scale", float, 64, "arcface: scale of the logits", POSITIVE),
+    Flag("--loss_arcface_original", bool, False, "arcface: as the original code computes it, the "
+         "margin on every logit"),
+    Flag("--loss_softtriplet_n_centroids", int, 10, "softtriplet: centroids per class", COUNT),
+    Flag("--loss_softtriplet_margin_delta", float, 0.01, "softtriplet: margin at the label",
+         NOT_NEGATIVE),
+    Flag("--loss_softtriplet_gamma", float, 0.1, "softtriplet: smoothness of the choice among a "
+         "class's centroids", POSITIVE),
+    Flag("--loss_softtriplet_lambda", float, 20, "softtriplet: scale of the logits", POSITIVE),
+    Flag("--loss_softtriplet_reg_weight", float, 0.2, "softtriplet: weight of the regulariser that "
+         "draws a class's centroids together", NOT_NEGATIVE),
+    Flag("--loss_softtriplet_lr", float, 5e-4, "softtriplet: learning rate of the centroids",
+         POSITIVE),
+    Flag("--loss_softtriplet_original", bool, False, "softtriplet: as the original code computes "
+         "it, centroids normalised over the wrong axis"),
+    Flag("--loss_proxynca_lr", float, 5e-4, "proxynca: learning rate of the proxies", POSITIVE),
+    Flag("--loss_oproxy_mode", str, "anchor", "oproxy: sums over the batch for each proxy (anchor) "
+         "or over proxies for each sample (nca)", ("anchor", "nca")),
+    Flag("--loss_oproxy_euclidean", bool, False, "oproxy: distances in place of similarities"),
+    Flag("--loss_oproxy_lrmulti", float, 2000, "oproxy: learning rate of the proxies, as a "
+         "multiple of --lr", POSITIVE),
+    Flag("--loss_oproxy_pos_alpha", float, 32, "oproxy: sharpness of the positive term", POSITIVE),
+    Flag("--loss_oproxy_neg_alpha", float, 32, "oproxy: sharpness of the negative term", POSITIVE),
+    Flag("--loss_oproxy_pos_delta", float, 0.1, "oproxy: offset of the positive term", ANY),
+    Flag("--loss_oproxy_neg_delta", float, -0.1, "oproxy: offset of the negative term", ANY),
+)
+
+EVALUATION = (
+    Flag("--evaluation_metrics", str,
+         ["e_recall@1", "e_recall@2", "e_recall@4", "nmi", "f1", "mAP_c"], "metrics after each "
+         "epoch; @ wants a number (of neighbours for the recalls), dists@ one of intra, inter and "
+         "intra_over_inter; online_products and in-shop have defaults of their own "
+         f"[{', '.join(m + '@' * (m in metrics.ARGUMENTS) for m in metrics.METRICS)}]", None, "+"),
+    Flag("--evaltypes", str, ["discriminative"], "embeddings to evaluate: a feature, "
+         "Combined_<feature>_<feature>...[-<weight>-<weight>...] (weighted concatenation), Sum_... "
+         "(weighted sum), or all: the published combinations of all features; when not given and "
+         "discriminative is not trained: all", None, "+"),
+    Flag("--storage_metrics", str, ["e_recall@1"], "metrics by which the best checkpoint of each "
+         "evaltype is kept", None, "+"),
+    Flag("--train_metrics", bool, False, "also evaluate on the training classes"),
+    Flag("--evaluate_on_gpu", bool, False, "search neighbours and cluster on the GPU"),
+    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", COUNT),
+)
+
+LOGGING = (
+    Flag("--save_path", str, os.getcwd() + "/Training_Results", "folder for results: "
+         "<save_path>/<dataset>/<savename>"),
+    Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
+         "<group>_s<seed>"),
+    Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
+         ("none", "end", "epoch")),
+    Flag("--log_every", int, 20, "steps between reads of losses from the device; a loss that is "
+         "not finite ends the run there", COUNT),
+    Flag("--log_online", bool, False, "log to Weights & Biases"),
+    Flag("--wandb_key", str, NO_KEY, "API key of Weights & Biases, if neither the environment nor "
+         "`wandb login` has it; written nowhere"),
+    Flag("--wandb_mode", str, "online", "with --log_online: online, or offline for `wandb sync` "
+         "later", ("online", "offline")),
+    Flag("--wandb_entity", str, None, "user or team of Weights & Biases"),
+    Flag("--project", str, "DiVA_Sample_Runs", "project of Weights & Biases"),
+    Flag("--group", str, "Sample_Run", "group of runs that differ in the seed"),
+)
+
+# Title of the help, with the folder where the flags act -> its flags.
+GROUPS = {
+    "training (diva_main.py)": TRAINING,
+    "data (datasets/)": DATASETS,
+    "network (architectures/)": ARCHITECTURES,
+    "batches (datasampler/)": DATASAMPLER,
+    "miners (batchminer/)": BATCHMINER,
+    "DiVA's features (criteria/)": DIVA,
+    "ranking losses (criteria/)": PAIR_LOSSES,
+    "proxy and classification losses (criteria/)": PROXY_LOSSES,
+    "evaluation (evaluation/, metrics/)": EVALUATION,
+    "output (utilities/)": LOGGING,
+}
+FLAGS = {flag.dest: flag for flags in GROUPS.values() for flag in flags}
+
+# What a resumed run may be given anew.
+MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "wandb_key",
+              "wandb_mode")
+
+
+def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
+    """The options of the command line `argv` (sys.argv's when None), validated and resolved.
+
+    `.given` holds the sorted names of the options that the user gave. A mistake is told in one line
+    on stderr and ends the program with status 2.
+    """
+    try:
+        opt = parse(sys.argv[1:] if argv is None else argv)
+        ignored = [f"--{name}" for name in opt.given
+                   if FLAGS[name].help.startswith(NO_EFFECT)]
+        opt = resolve(resumed(opt) if opt.resume is not None else opt)
+    except UserError as error:
+        print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    if ignored:
+        print(f"{PROGRAM}: warning: {', '.join(ignored)}: {NO_EFFECT}", file=sys.stderr)
+    return opt
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags above as an argparse parser."""
+    parser = argparse.ArgumentParser(
+        PROGRAM, usage=f"{PROGRAM} [--flag value ...]",
+        description="Train DiVA and evaluate it on classes never seen in training.",
+        allow_abbrev=False, exit_on_error=False)
+    for title, flags in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for flag in flags:
+            text = flag.help.replace("%", "%%")
+            if flag.kind is bool:
+                group.add_argument(flag.name, action="store_true", help=text)
+                continue
+            if flag.accepts and not isinstance(flag.accepts, Range):
+                text += f" [{', '.join(flag.accepts)}]"
+            if flag.default not in (None, []):
+                text += f" (default: {_plain(flag.default)})"
+            group.add_argument(flag.name, type=flag.kind, default=flag.default, nargs=flag.nargs,
+                               metavar=flag.kind.__name__.upper(), help=text)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """The command line as it stands, with `.given`, before any option is judged."""
+    parser, unset = build_parser(), object()
+    try:
+        opt, rest = parser.parse_known_args(argv)
+        # The same once more without defaults: what is set now, the user gave.
+        marked, _ = parser.parse_known_args(argv, Namespace(**dict.fromkeys(FLAGS, unset)))
+    except argparse.ArgumentError as error:
+        flag = FLAGS.get(str(error.argument_name).removeprefix("--"))
+        raise UserError(f"{error.argument_name}: {error.message}; accepted: {_form(flag)}"
+                        ) from None
+    if rest:
+        raise UserError(_stray(rest[0], argv))
+    opt.given = sorted(name for name in FLAGS if getattr(marked, name) is not unset)
+    return opt
+
+
+def _form(flag: Flag | None) -> str:
+    """What a flag takes, in words."""
+    if flag is None or flag.kind is bool:
+        return "the flag alone, without a value"
+    number = {"+": "one or more of: ", None: ""}.get(flag.nargs, f"{flag.nargs} of: ")
+    if isinstance(flag.accepts, Range):
+        kind = "a whole number" if flag.kind is int else "a number"
+        return f"{number}{kind}{flag.accepts}"
+    return number + (", ".join(flag.accepts) if flag.accepts else "a text")
+
+
+def _stray(word: str, argv: Sequence[str]) -> str:
+    """The message about `word` of the command line, the first that belongs to no flag."""
+    if word.startswith("--") or (word.startswith("-") and not word[1:2].isdigit()):
+        word = word.split("=")[0]
+        close = difflib.get_close_matches(word, [flag.name for flag in FLAGS.values()], n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return f"{word}: unknown flag{hint}; accepted: the flags that --help lists"
+    flag, room = None, 0
+    for entry in argv:
+        name, has_value, _ = entry.partition("=")
+        if name.removeprefix("--") in FLAGS and name.startswith("--"):
+            flag = FLAGS[name.removeprefix("--")]
+            room = {None: 1, "+": len(argv)}.get(flag.nargs, flag.nargs)
+            room = 0 if has_value or flag.kind is bool else room
+        elif entry == word and not room:
+            break
+        else:
+            room = max(room - 1, 0)
+    if flag is None:
+        return f"{word!r}: no flag before it; accepted: --flag value, see --help"
+    return f"{flag.name}: {word!r} is too much; accepted: {_form(flag)}"
+
+
+def resolve(opt: Namespace) -> Namespace:
+    """A new Namespace with everything derived and checked; UserError for what cannot be.
+
+    Resolving what is resolved changes nothing.
+    """
+    opt = Namespace(**{name: list(value) if isinstance(value, list) else value
+                       for name, value in vars(opt).items()})
+    for settle in (_check_values, _check_modes, _settle_optimiser, _check_device,
+                   _settle_data, _settle_image_size, _settle_batch_mining, _check_features,
+                   _settle_decorrelations, _check_sampler, _check_cutoffs, _settle_guests,
+                   _settle_evaluation, _settle_output):
+        settle(opt)
+    return opt
+
+
+def public(opt: Namespace) -> dict[str, Any]:
+    """The options as JSON-able plain types, without what must not be stored."""
+    return {name: value for name, value in vars(opt).items() if name != "wandb_key"}
+
+
+def resumed(opt: Namespace) -> Namespace:
+    """The options of the run in the folder `opt.resume`, with what may change taken from `opt`.
+
+    UserError for a given flag that differs from the run's and may not, and for a folder without
+    readable options.
+    """
+    stored = _stored_options(opt.resume)
+    run = Namespace(**stored)
+    for name in opt.given:
+        value = getattr(opt, name)
+        if name in MAY_CHANGE or name == "resume" or _means_the_same(run, name, value):
+            continue
+        raise UserError(f"--{name}: {_show(value)} given, but the run in {opt.resume!r} has "
+                        f"{_show(stored[name])}; on resume may change: "
+                        + ", ".join(f"--{name}" for name in MAY_CHANGE))
+    changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    given = sorted({*run.given, *changed, "resume"})
+    return Namespace(**{**stored, **changed, "resume": opt.resume, "given": given})
+
+
+def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
+    """Whether giving the resolved options `run` the option anew leaves it as it is."""
+    given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
+    try:
+        return getattr(resolve(given), name) == getattr(run, name)
+    except UserError:
+        return False
+
+
+def _stored_options(folder: str) -> dict[str, Any]:
+    """What a run wrote of its options, checked for names and types; defaults where it has none."""
+    path = Path(folder) / "options.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--resume: cannot read {str(path)!r} ({type(error).__name__}); accepted: "
+                        "the folder of an earlier run") from None
+    flags = FLAGS | {"given": Flag("--given", str, [], "names of options", nargs="+")}
+    whole = (isinstance(stored, dict) and stored.keys() <= flags.keys()
+             and all(_fits(flags[name], value) for name, value in stored.items())
+             and FLAGS.keys() >= set(stored.get("given", [])))
+    if not whole:
+        raise UserError(f"--resume: {str(path)!r} does not hold a run's options; accepted: the "
+                        "folder of an earlier run")
+    return {name: flag.default for name, flag in flags.items()} | stored
+
+
+def _fits(flag: Flag, value: Any) -> bool:
+    """Whether a stored value is of the flag's type."""
+    if flag.dest in ("pml_loss_args", "pml_miner_args"):
+        return isinstance(value, dict)
+    if flag.nargs is not None:
+        return isinstance(value, list) and all(_fits(flag._replace(nargs=None), v) for v in value)
+    if value is None:
+        return flag.default is None
+    kinds = {float: (int, float), int: int, str: str, bool: bool}[flag.kind]
+    return isinstance(value, kinds) and (flag.kind is bool or not isinstance(value, bool))
+
+
+def _plain(value: Any) -> str:
+    """A value as it stands on a command line."""
+    if isinstance(value, list):
+        return " ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show(value: Any) -> str:
+    """A value as a message has it."""
+    return repr(value) if isinstance(value, str) else _plain(value) or "none"
+
+
+def _check_values(opt: Namespace) -> None:
+    """Every option by itself: names against their tables, numbers against their ranges."""
+    for name, flag in FLAGS.items():
+        value = getattr(opt, name)
+        for entry in value if flag.nargs is not None else [value]:
+            if entry is None or flag.accepts is None:
+                continue
+            if not isinstance(flag.accepts, Range):
+                if not _is_guest(flag, entry):
+                    registry.check(entry, flag.accepts, flag=flag.name)
+            elif entry not in flag.accepts:
+                raise UserError(f"{flag.name}: {_show(entry)} given; accepted: {_form(flag)}")
+
+
+def _is_guest(flag: Flag, name: str) -> bool:
+    """Whether a loss or miner of pytorch-metric-learning is named; UserError where it cannot be."""
+    if flag.dest not in ("loss", "batch_mining") or not name.startswith("pml:"):
+        return False
+    if not name.removeprefix("pml:").isidentifier():
+        raise UserError(f"{flag.name}: {name!r} names no class; accepted: pml:<ClassName>, or "
+                        + ", ".join(flag.accepts))
+    return True
+
+
+def _check_modes(opt: Namespace) -> None:
+    if opt.evaluate_only and opt.checkpoint is None:
+        raise UserError("--evaluate_only: given without --checkpoint; accepted: --evaluate_only "
+                        "--checkpoint <file>")
+    if opt.checkpoint is not None and not opt.evaluate_only:
+        raise UserError(f"--checkpoint: {opt.checkpoint!r} given without --evaluate_only; "
+                        "accepted: --evaluate_only --checkpoint <file>, or --resume <run folder> "
+                        "to train on")
+    if opt.evaluate_only and opt.check_data:
+        raise UserError("--check_data: given with --evaluate_only; accepted: one of them")
+    if opt.not_pretrained and opt.weights_path is not None:
+        raise UserError(f"--weights_path: {opt.weights_path!r} given with --not_pretrained; "
+                        "accepted: one of them")
+
+
+def _settle_optimiser(opt: Namespace) -> None:
+    if opt.use_sgd and opt.optim == "adam" and "optim" in opt.given:
+        raise UserError("--use_sgd: given with --optim adam; accepted: --use_sgd or --optim sgd")
+    if opt.use_sgd:
+        opt.optim = "sgd"
+
+
+def _check_device(opt: Namespace) -> None:
+    if len(opt.gpu) != 1:
+        raise UserError(f"--gpu: {_show(opt.gpu)} given; accepted: one index, a run uses one GPU")
+    if opt.device != "cpu":
+        return
+    if opt.precision == "fp16":
+        raise UserError("--precision: 'fp16' given with --device cpu; accepted: fp32, bf16")
+    if opt.cache == "gpu":
+        raise UserError("--cache: 'gpu' given with --device cpu; accepted: none, ram")
+    if opt.evaluate_on_gpu:
+        raise UserError("--evaluate_on_gpu: given with --device cpu; accepted: --device auto, cuda")
+
+
+def _settle_data(opt: Namespace) -> None:
+    _check_file_name("--dataset", opt.dataset)
+    for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
+        path = getattr(opt, name)
+        if path == "":
+            raise UserError(f"--{name}: '' given; accepted: a path")
+        if path is not None:
+            setattr(opt, name, os.path.abspath(os.path.expanduser(path)))
+    if opt.train_val_split_by_class and opt.train_val_split == 1:
+        raise UserError("--train_val_split_by_class: given with --train_val_split 1, which splits "
+                        "nothing; accepted: with a share below 1")
+
+
+def _check_file_name(flag: str, name: str) -> None:
+    if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
+        raise UserError(f"{flag}: {name!r} given; accepted: a name without / and \\")
+
+
+def _settle_image_size(opt: Namespace) -> None:
+    backbone = architectures.parse(opt.arch).backbone
+    if opt.crop_size is None and opt.augmentation == "big":
+        opt.crop_size = 256
+    elif opt.crop_size is None:
+        opt.crop_size = 227 if backbone in ("bninception", "googlenet") else 224
+    if opt.resize is None:
+        opt.resize = round(opt.crop_size * 256 / 224) if "crop_size" in opt.given else 256
+    if opt.crop_size > opt.resize:
+        raise UserError(f"--crop_size: {opt.crop_size} exceeds --resize {opt.resize}; accepted: at "
+                        "most --resize")
+
+
+def _settle_batch_mining(opt: Namespace) -> None:
+    """The default fits the loss; what is given must."""
+    takes = criteria.TAKES.get(opt.loss)
+    if "batch_mining" not in opt.given:
+        opt.batch_mining = {"npairs": "npair", "sets": "lifted"}.get(takes, "distance")
+    elif takes is None and not opt.loss.startswith("pml:"):
+        raise UserError(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} uses "
+                        f"no tuples; accepted: with --loss {', '.join(criteria.TAKES)}")
+    elif opt.batch_mining in batchminer.TUPLES:
+        criteria.check_miner(opt.loss, opt.batch_mining, batchminer.TUPLES[opt.batch_mining])
+
+
+def _check_features(opt: Namespace) -> None:
+    features = opt.diva_features
+    for name in features:
+        if features.count(name) > 1:
+            raise UserError(f"--diva_features: {name!r} given twice; accepted: each feature once")
+    tuples = [name for name in ("shared", "intra") if name in features]
+    if tuples and not opt.loss.startswith("pml:") and criteria.TAKES.get(opt.loss) != "triplets":
+        fitting = ", ".join(n for n, kind in criteria.TAKES.items() if kind == "triplets")
+        raise UserError(f"--diva_features: {tuples[0]!r} needs a loss that takes triplets, not "
+                        f"--loss {opt.loss}; accepted: {fitting}")
+    normalised = architectures.parse(opt.arch).normalize
+    if "selfsimilarity" in features and opt.diva_ssl == "fast_moco" and not normalised:
+        raise UserError(f"--arch: {opt.arch!r} given, but --diva_ssl fast_moco needs embeddings of "
+                        f"unit length; accepted: {opt.arch}_normalize, or --diva_ssl moco")
+    if "invariantspread" in features and opt.bs % 2:
+        raise UserError(f"--bs: {opt.bs} given, but invariantspread halves the batch; accepted: an "
+                        "even number")
+
+
+# The paper's pairs. Any other set of features decorrelates nothing unless told to, as the original.
+DECORRELATIONS = {
+    frozenset(("discriminative", "selfsimilarity", "shared")): (
+        "selfsimilarity-discriminative", "shared-discriminative", "shared-selfsimilarity"),
+    frozenset(("discriminative", "selfsimilarity", "shared", "intra")): (
+        "selfsimilarity-discriminative", "shared-discriminative", "intra-discriminative"),
+}
+
+
+def _settle_decorrelations(opt: Namespace) -> None:
+    if "diva_decorrelations" not in opt.given:
+        opt.diva_decorrelations = list(DECORRELATIONS.get(frozenset(opt.diva_features), ()))
+    pairs, weights = opt.diva_decorrelations, opt.diva_rho_decorrelation
+    for pair in pairs:
+        _check_pair(pair, pairs, opt.diva_features)
+    if len(weights) == 1:
+        opt.diva_rho_decorrelation = weights * len(pairs)
+    elif len(weights) != len(pairs):
+        raise UserError(f"--diva_rho_decorrelation: {len(weights)} weights given for {len(pairs)} "
+                        f"pairs ({_show(pairs)}); accepted: one weight, or one for each pair")
+
+
+def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> None:
+    ends = pair.split("-")
+    wrong = None
+    if len(ends) != 2 or ends[0] == ends[1]:
+        wrong = "is no pair of different features"
+    for end in ends:
+        if end not in features:
+            wrong = wrong or f"names {end!r}, which is not among --diva_features"
+        elif end in ("dc", "imrot"):
+            wrong = wrong or f"cannot work: the head of {end} gets no gradient"
+    if pairs.count(pair) > 1:
+        wrong = wrong or "is given twice"
+    if wrong:
+        fitting = ", ".join(name for name in features if name not in ("dc", "imrot"))
+        raise UserError(f"--diva_decorrelations: {pair!r} {wrong}; accepted: <source>-<target> of: "
+                        f"{fitting}")
+
+
+def _check_sampler(opt: Namespace) -> None:
+    name, stores = opt.data_sampler, opt.data_sampler in datasampler.STORAGE
+    by_class = name in ("class_random", "class_random_unique") or (
+        stores and name != "full_greedy_coreset")
+    if by_class and opt.bs % opt.samples_per_class:
+        raise UserError(f"--bs: {opt.bs} given, not divisible by --samples_per_class "
+                        f"{opt.samples_per_class}; accepted: a multiple of it")
+    if name == "random_semi_class" and opt.bs % 2:
+        raise UserError(f"--bs: {opt.bs} given, but random_semi_class draws pairs; accepted: an "
+                        "even number")
+    if stores and opt.data_batchmatch_bigbs < opt.bs:
+        raise UserError(f"--data_batchmatch_bigbs: {opt.data_batchmatch_bigbs} given, fewer than "
+                        f"--bs {opt.bs}; accepted: at least --bs")
+    if name == "criterion_batchmatch" and "discriminative" not in opt.diva_features:
+        raise UserError("--data_sampler: 'criterion_batchmatch' compares by the discriminative "
+                        f"criterion, but --diva_features is {_show(opt.diva_features)}; accepted: "
+                        "with discriminative among them")
+    if opt.data_storage_no_update and opt.data_idx_full_prec:
+        raise UserError("--data_storage_no_update: given with --data_idx_full_prec; accepted: one "
+                        "of them")
+
+
+def _check_cutoffs(opt: Namespace) -> None:
+    """Lower bounds of distances lie below their upper bounds, where those are applied."""
+    for prefix in ("miner_anticollapse_distance", "diva_moco"):
+        low, high = (getattr(opt, f"{prefix}_{end}_cutoff") for end in ("lower", "upper"))
+        if low >= high:
+            raise UserError(f"--{prefix}_lower_cutoff: {low:g} is not below --{prefix}_upper_cutoff"
+                            f" {high:g}; accepted: a number below it")
+    low, high = opt.miner_parametric_support_lim
+    if low >= high:
+        raise UserError(f"--miner_parametric_support_lim: {low:g} {high:g} given; accepted: two "
+                        "rising numbers")
+
+
+def _settle_guests(opt: Namespace) -> None:
+    """Arguments for pytorch-metric-learning as dicts."""
+    for name, user in (("pml_loss_args", "loss"), ("pml_miner_args", "batch_mining")):
+        value = getattr(opt, name)
+        if value is None or isinstance(value, dict):
+            setattr(opt, name, value or {})
+            continue
+        if not getattr(opt, user).startswith("pml:"):
+            raise UserError(f"--{name}: given with --{user} {getattr(opt, user)}; accepted: with "
+                            f"--{user} pml:<ClassName>")
+        try:
+            arguments = json.loads(value)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise UserError(f"--{name}: cannot read {value!r}; accepted: a JSON object, e.g. "
+                            '\'{"margin": 0.1}\'')
+        setattr(opt, name, arguments)
+
+
+# Metrics of datasets that report others than --evaluation_metrics' default.
+DATASET_METRICS = {
+    "online_products": ("e_recall@1", "e_recall@10", "e_recall@100", "nmi", "f1", "mAP"),
+    "in-shop": ("e_recall@1", "e_recall@10", "e_recall@20", "e_recall@30", "e_recall@50", "nmi",
+                "f1", "mAP_c"),
+}
+
+
+def _settle_evaluation(opt: Namespace) -> None:
+    if "evaluation_metrics" not in opt.given and opt.dataset in DATASET_METRICS:
+        opt.evaluation_metrics = list(DATASET_METRICS[opt.dataset])
+    for flag in ("evaluation_metrics", "storage_metrics"):
+        setattr(opt, flag, list(dict.fromkeys(getattr(opt, flag))))
+        for name in getattr(opt, flag):
+            metrics.parse(name, f"--{flag}")
+            if flag == "storage_metrics" and metrics.is_array(name):
+                raise UserError(f"--storage_metrics: {name!r} is an array; accepted: any metric "
+                                "that is a number, e.g. e_recall@1")
+    if "evaltypes" not in opt.given and "discriminative" not in opt.diva_features:
+        opt.evaltypes = ["all"]
+    opt.evaltypes = evaltypes.expand(opt.evaltypes, opt.diva_features, opt.dataset)
+
+
+def _settle_output(opt: Namespace) -> None:
+    if opt.savename == "group_plus_seed":
+        _check_file_name("--group", opt.group)
+        opt.savename = f"{opt.group}_s{opt.seed}"
+    _check_file_name("--savename", opt.savename)
+    if opt.wandb_key == NO_KEY:
+        opt.wandb_key = None

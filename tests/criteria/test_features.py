@@ -1,0 +1,230 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import criteria
+from criteria import features
+from datasets import Batch
+
+B, D, CLASSES, SAMPLES = 8, 6, 4, 20
+
+
+class Network(nn.Module):
+    """images (B, 3, 2, 2) -> heads and trunk, with a BatchNorm whose statistics move."""
+
+    feature_dim = 5
+
+    def __init__(self, names):
+        super().__init__()
+        self.body = nn.Linear(12, self.feature_dim)
+        self.norm = nn.BatchNorm1d(self.feature_dim)
+        self.heads = nn.ModuleDict({name: nn.Linear(self.feature_dim, D) for name in names})
+
+    def trunk(self, images):
+        return self.norm(self.body(images.flatten(1)))
+
+    def forward(self, images):
+        trunk = self.trunk(images)
+        return {name: nn.functional.normalize(head(trunk), dim=1)
+                for name, head in self.heads.items()}, trunk
+
+
+class Loader:
+    """Counts the batches that it gives."""
+
+    def __init__(self, n_batches):
+        self.n_batches, self.epochs, self.given = n_batches, [], 0
+
+    def epoch(self, epoch):
+        self.epochs.append(epoch)
+        for _ in range(self.n_batches):
+            self.given += 1
+            yield batch()
+
+
+def batch():
+    return Batch(labels=torch.arange(B) // 2, images=torch.randn(B, 3, 2, 2),
+                 indices=torch.randperm(SAMPLES)[:B], second_views=torch.randn(B, 3, 2, 2),
+                 rotations=torch.arange(B) % 4, rotated_views=torch.randn(B, 3, 2, 2))
+
+
+@pytest.fixture
+def assemble(make_opt):
+    def assemble(*names, argv=()):
+        opt = make_opt("--diva_features", *names, "--bs", B, "--embed_dim", D,
+                       "--diva_moco_n_key_batches", 3, "--diva_dc_ncluster", 5, *argv)
+        network = Network(names)
+        return network, features.assemble(opt, network=network, n_classes=CLASSES,
+                                          n_samples=SAMPLES)
+
+    return assemble
+
+
+def run_of(network, training, images=None):
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.1)
+    return features.Run(network, training, images, optimiser,
+                        lambda: torch.autocast("cpu", enabled=False))
+
+
+def step_of(network, batch):
+    embeddings, trunk = network(batch.images)
+    return features.Step(batch, embeddings, trunk, network)
+
+
+def test_every_feature_name_of_the_command_line_is_assembled(assemble):
+    from parameters import FEATURES
+
+    assert set(FEATURES) == set(features.FEATURES)
+    network, objective = assemble(*FEATURES)
+    step = step_of(network, batch())
+    assert [feature.name for feature in objective] == list(FEATURES)
+    for feature in objective:
+        loss = feature.loss(step)
+        assert loss.shape == () and loss.isfinite()
+
+
+def test_the_formula_shows_weights_and_decorrelations(assemble):
+    _, objective = assemble("discriminative", "selfsimilarity", "shared", "intra", argv=[
+        "--diva_alpha_ssl", 0.2, "--diva_rho_decorrelation", 100])
+    assert " + ".join(feature.formula for feature in objective) == (
+        "L_discriminative + 0.2 L_selfsimilarity + 0.3 L_shared + 0.3 L_intra"
+        " + 100 c(selfsimilarity -> discriminative) + 100 c(shared -> discriminative)"
+        " + 100 c(intra -> discriminative)")
+
+
+def test_features_of_one_loss_own_separate_parameters(assemble):
+    _, objective = assemble("discriminative", "shared", "intra")
+    betas = [feature.criterion.beta for feature in objective]
+    assert len({id(beta) for beta in betas}) == 3
+    assert [group["weight_decay"] for f in objective for group in f.parameter_groups()] == [0] * 3
+
+
+def test_the_key_network_starts_as_a_copy_and_follows_by_momentum(assemble):
+    network, objective = assemble("selfsimilarity", argv=["--diva_moco_momentum", 0.75])
+    feature, = objective
+    before = copy.deepcopy(feature.key_network)
+    for own, query in zip(before.parameters(), network.parameters(), strict=True):
+        assert torch.equal(own, query)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    step = step_of(network, batch())
+    feature.loss(step)
+    feature.after_step(step)
+    for new, old, query in zip(feature.key_network.parameters(), before.parameters(),
+                               network.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * query)
+        assert not new.requires_grad
+
+
+def test_the_key_networks_batchnorm_statistics_are_the_query_networks(assemble):
+    """Departs from the original, whose key network keeps the statistics it started with."""
+    network, objective = assemble("selfsimilarity")
+    feature, = objective
+    objective.train()
+    assert not any(module.training for module in feature.key_network.modules())
+    step = step_of(network.train(), batch())
+    feature.loss(step)
+    assert not torch.equal(feature.key_network.norm.running_mean, network.norm.running_mean)
+    feature.after_step(step)
+    assert torch.equal(feature.key_network.norm.running_mean, network.norm.running_mean)
+    assert torch.equal(feature.key_network.norm.running_var, network.norm.running_var)
+
+
+def test_the_queue_is_filled_with_keys_of_main_views_before_training(assemble):
+    network, objective = assemble("selfsimilarity")
+    loader = Loader(n_batches=2)
+    objective[0].begin(run_of(network, loader))
+    assert loader.given == 3 and loader.epochs == [features.FILLING, features.FILLING + 1]
+    norms = objective[0].criterion.memory_queue.norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones(3 * B))
+
+
+def test_a_step_compares_with_the_old_queue_and_then_enqueues_its_keys(assemble):
+    network, objective = assemble("selfsimilarity")
+    feature, = objective
+    feature.begin(run_of(network, Loader(5)))
+    old = feature.criterion.memory_queue.clone()
+    data = batch()
+    step = step_of(network, data)
+    keys = feature.keys(data.second_views).clone()
+    expected = copy.deepcopy(feature.criterion)(step.embeddings["selfsimilarity"], keys)
+    torch.testing.assert_close(feature.loss(step), expected)
+    assert torch.equal(feature.criterion.memory_queue, old)
+    feature.after_step(step)
+    rows = feature.criterion.memory_queue
+    assert all((rows - key).abs().sum(1).min() < 1e-5 for key in keys)
+
+
+def test_invariantspread_shows_half_of_the_images_in_two_views(assemble):
+    """Departs from the original: labels, indices and keys follow the images."""
+    _, objective = assemble("invariantspread", "selfsimilarity")
+    old = batch()
+    new = objective[0].prepare(old)
+    half = B // 2
+    assert torch.equal(new.images, torch.cat([old.images[:half], old.second_views[:half]]))
+    assert torch.equal(new.second_views, torch.cat([old.second_views[:half], old.images[:half]]))
+    for name in ("labels", "indices", "rotations", "rotated_views"):
+        assert torch.equal(getattr(new, name), torch.cat([getattr(old, name)[:half]] * 2))
+
+
+def test_invariantspread_learns_from_the_two_halves(assemble):
+    network, objective = assemble("invariantspread")
+    step = step_of(network, objective[0].prepare(batch()))
+    first, second = step.embeddings["invariantspread"].chunk(2)
+    expected = objective[0].criterion(first, second)
+    torch.testing.assert_close(objective[0].loss(step), expected)
+
+
+def test_rotation_prediction_sees_the_rotated_view(assemble):
+    """Departs from the original, which feeds the trunk of the unrotated view."""
+    network, objective = assemble("imrot")
+    network.eval()
+    data = batch()
+    step = step_of(network, data)
+    expected = objective[0].criterion(network.trunk(data.rotated_views), data.rotations)
+    torch.testing.assert_close(objective[0].loss(step), expected)
+    other = step._replace(batch=data._replace(rotated_views=data.images))
+    assert objective[0].loss(other) != objective[0].loss(step)
+
+
+def test_deep_clustering_relabels_every_f_epochs_from_the_first(assemble, monkeypatch):
+    network, objective = assemble("dc", argv=["--diva_dc_update_f", 3])
+    feature, = objective
+    updates = []
+    monkeypatch.setattr(feature.criterion, "update", lambda trunks: updates.append(trunks.shape))
+    run = run_of(network, None, Loader(2))
+    optimiser = torch.optim.Adam(feature.parameters())
+    run = run._replace(optimiser=optimiser)
+    for epoch in range(7):
+        for parameter in feature.parameters():
+            optimiser.state[parameter] = {"step": torch.tensor(1.0)}
+        feature.before_epoch(run, epoch)
+        assert bool(optimiser.state) == bool(epoch % 3)
+    assert updates == [(2 * B, Network.feature_dim)] * 3
+    assert run.training_images.epochs == [0, 3, 6]
+
+
+def test_shared_and_intra_mine_by_their_own_flags(assemble):
+    _, objective = assemble("discriminative", "shared", "intra",
+                            argv=["--diva_sharing", "full", "--batch_mining", "semihard"])
+    names = [feature.criterion.batchminer.name for feature in objective]
+    assert names == ["semihard", "shared_full_distance", "intra_random"]
+
+
+def test_every_miner_of_sharing_and_intra_exists():
+    import batchminer
+    import parameters
+
+    assert set(parameters.FLAGS["diva_sharing"].accepts) == set(features.SHARING)
+    assert set(parameters.FLAGS["diva_intra"].accepts) == set(features.INTRA)
+    for name in (*features.SHARING.values(), *features.INTRA.values()):
+        assert batchminer.TUPLES[name] == "triplets"
+
+
+def test_a_loss_that_mines_nothing_gets_no_miner(assemble):
+    _, objective = assemble("discriminative", argv=["--loss", "proxynca"])
+    assert "proxynca" not in criteria.TAKES
+    assert getattr(objective[0].criterion, "batchminer", None) is None

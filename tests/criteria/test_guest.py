@@ -1,0 +1,211 @@
+import copy
+import json
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import batchminer
+import criteria
+from batchminer import Pairs, Sets, Triplets
+from criteria.guest import indices_tuple
+from utilities.errors import UserError
+
+pml = pytest.importorskip("pytorch_metric_learning")
+from pytorch_metric_learning import distances, losses, miners, reducers  # noqa: E402
+
+D, CLASSES = 8, 6
+LABELS = torch.arange(16) // 4
+
+
+@pytest.fixture
+def select(make_opt):
+    def select(name, arguments=None, *argv, miner=None):
+        given = ["--pml_loss_args", json.dumps(arguments)] if arguments else []
+        opt = make_opt("--loss", f"pml:{name}", "--embed_dim", D, "--bs", 16,
+                       "--samples_per_class", 4, *given, *argv)
+        mined = batchminer.select(miner, opt) if isinstance(miner, str) else miner
+        return criteria.select(opt.loss, opt, n_classes=CLASSES, batchminer=mined)
+
+    return select
+
+
+@pytest.fixture
+def x():
+    return F.normalize(torch.randn(16, D), dim=1).requires_grad_()
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("ContrastiveLoss", {}), ("MultiSimilarityLoss", {"alpha": 3}), ("NTXentLoss", {}),
+    ("TripletMarginLoss", {"margin": 0.4}), ("CircleLoss", {"m": 0.3, "gamma": 40})])
+def test_gives_what_the_library_gives(select, x, name, arguments):
+    expected = getattr(losses, name)(**arguments)(x, LABELS)
+    assert select(name, arguments)(x, LABELS).equal(expected)
+
+
+def test_arguments_hold_objects_of_the_library(select, x):
+    criterion = select("TripletMarginLoss", {
+        "distance": {"pml:LpDistance": {"power": 2, "normalize_embeddings": False}},
+        "reducer": "pml:MeanReducer", "margin": 0.3})
+    expected = losses.TripletMarginLoss(
+        margin=0.3, reducer=reducers.MeanReducer(),
+        distance=distances.LpDistance(power=2, normalize_embeddings=False))
+    assert criterion(x, LABELS).equal(expected(x, LABELS))
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("ProxyAnchorLoss", (CLASSES, D)), ("ArcFaceLoss", (D, CLASSES)),
+    ("SubCenterArcFaceLoss", (D, 3 * CLASSES)), ("P2SGradLoss", (D, CLASSES)),
+    ("SoftTripleLoss", (D, 10 * CLASSES))])
+def test_classes_and_width_are_filled_in_and_parameters_learn(select, x, name, shape):
+    criterion = select(name)
+    parameter, = criterion.parameters()
+    assert parameter.shape == shape and criterion.lr == 5e-4
+    criterion(x, LABELS).backward()
+    assert parameter.grad.isfinite().all() and parameter.grad.any() and x.grad.any()
+
+
+def test_margins_per_class(select):
+    criterion = select("MarginLoss", {"learn_beta": True, "lr": 0.01})
+    assert [p.shape for p in criterion.parameters()] == [(CLASSES,)] and criterion.lr == 0.01
+    assert select("MarginLoss").lr is None
+
+
+@pytest.mark.parametrize("miner", ["distance", "npair", "lifted", "intra_random"])
+def test_our_miners_choose_the_pairs(select, x, miner):
+    criterion = select("ContrastiveLoss", {}, "--batch_mining", miner, miner=miner)
+    torch.manual_seed(3)
+    loss = criterion(x, LABELS)
+    torch.manual_seed(3)
+    found = criterion.batchminer(x, LABELS)
+    expected = losses.ContrastiveLoss()(x, LABELS, indices_tuple(criterion.batchminer.tuples,
+                                                                 found))
+    assert loss.equal(expected)
+    assert miner == "lifted" or not loss.equal(losses.ContrastiveLoss()(x, LABELS))
+
+
+@pytest.mark.parametrize("miner", ["MultiSimilarityMiner", "TripletMarginMiner"])
+def test_the_librarys_miners_choose_the_pairs(select, x, miner):
+    criterion = select("ContrastiveLoss", {}, "--batch_mining", f"pml:{miner}",
+                       miner=f"pml:{miner}")
+    expected = losses.ContrastiveLoss()(x, LABELS, getattr(miners, miner)()(x, LABELS))
+    assert criterion(x, LABELS).equal(expected)
+    assert not expected.equal(losses.ContrastiveLoss()(x, LABELS))
+
+
+def test_only_valid_tuples_count(batch):
+    """As sets of index tuples, against loops."""
+    def rows(*tensors):
+        return set(zip(*(t.tolist() for t in tensors), strict=True))
+
+    a, p, n, valid = batch.triplets
+    assert rows(*indices_tuple("triplets", batch.triplets)) == {
+        (int(a[t]), int(p[t]), int(n[t])) for t in range(16) if valid[t]}
+    a, p, negatives, valid = batch.pairs
+    a1, p1, a2, n2 = indices_tuple("npairs", batch.pairs)
+    assert rows(a1, p1) == {(int(a[t]), int(p[t])) for t in range(16) if valid[t]}
+    assert rows(a2, n2) == {(int(a[t]), j) for t in range(16) for j in range(16)
+                            if valid[t] and negatives[t, j]}
+    positives, negatives, valid = batch.sets
+    a1, p1, a2, n2 = indices_tuple("sets", batch.sets)
+    assert rows(a1, p1) == {(i, j) for i in range(16) for j in range(16)
+                            if valid[i] and positives[i, j]}
+    assert rows(a2, n2) == {(i, j) for i in range(16) for j in range(16)
+                            if valid[i] and negatives[i, j]}
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss",
+                                  "NTXentLoss", "MarginLoss"])
+@pytest.mark.parametrize("kind", [Triplets, Pairs, Sets])
+def test_nothing_valid_is_a_zero_with_a_gradient(select, fixed, x, name, kind):
+    rows, masks, valid = torch.arange(16), torch.ones(16, 16).bool(), torch.zeros(16).bool()
+    found = {Triplets: Triplets(rows, rows, rows, valid), Pairs: Pairs(rows, rows, masks, valid),
+             Sets: Sets(masks, masks, valid)}[kind]
+    criterion = select(name)
+    criterion.batchminer = fixed(found)
+    loss = criterion(x, LABELS)
+    loss.backward()
+    assert loss == 0 and not x.grad.any()
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("CrossBatchMemory", {"loss": "pml:ContrastiveLoss", "memory_size": 40}),
+    ("DynamicSoftMarginLoss", {})])
+def test_what_a_guest_remembers_is_in_its_state(select, x, name, arguments):
+    """Queues and histograms survive a checkpoint, and no step reaches into the one before."""
+    criterion, resumed = select(name, arguments), select(name, arguments)
+    for _ in range(3):
+        criterion(x, LABELS).backward()
+    resumed.load_state_dict(copy.deepcopy(criterion.state_dict()))
+    fresh = select(name, arguments)
+    value = criterion(x, LABELS)
+    assert resumed(x, LABELS).equal(value) and not fresh(x, LABELS).equal(value)
+
+
+def test_computes_in_fp32(select, x):
+    criterion = select("ProxyAnchorLoss")
+    value = criterion(x, LABELS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert criterion(x, LABELS).equal(value)
+        assert criterion(x.bfloat16(), LABELS).dtype == torch.float32
+
+
+def test_choosing_the_guest_draws_no_random_numbers(select):
+    before = torch.get_rng_state()
+    select("ContrastiveLoss")
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("name, arguments, message", [
+    ("ContrastivLoss", {}, r"--loss: unknown 'pml:ContrastivLoss' \(did you mean "
+                           r"'pml:ContrastiveLoss'\?\); accepted: pml:AngularLoss, "),
+    ("ContrastiveLoss", {"margin": 1}, r"--pml_loss_args: pml:ContrastiveLoss: unknown 'margin'"
+                                       r".*accepted: pos_margin, neg_margin, "),
+    ("ContrastiveLoss", {"lr": 1}, r"--pml_loss_args: lr 1, but pml:ContrastiveLoss .* nothing"),
+    ("ProxyAnchorLoss", {"lr": "1"}, r"--pml_loss_args: lr '1'; accepted: a number"),
+    ("ContrastiveLoss", {"reducer": "pml:MeanReduce"},
+     r"--pml_loss_args: unknown 'pml:MeanReduce' \(did you mean 'pml:MeanReducer'"),
+    ("ContrastiveLoss", {"distance": {"pml:LpDistance": 2}},
+     r"--pml_loss_args: 2 for pml:LpDistance; accepted: a JSON object"),
+    ("RankedListLoss", {}, r"--pml_loss_args: pml:RankedListLoss with {}: .*'margin' and 'Tn'"),
+    ("ContrastiveLoss", {"pos_margin": "far"}, r"--loss: pml:ContrastiveLoss cannot be computed"),
+    ("VICRegLoss", {}, r"--loss: pml:VICRegLoss cannot be computed from embeddings and labels"),
+    ("CrossBatchMemory", {"loss": "pml:ContrastiveLoss", "memory_size": 10},
+     r"--loss: pml:CrossBatchMemory cannot be computed from embeddings and labels")])
+def test_what_does_not_fit_is_refused_in_one_line(select, name, arguments, message):
+    with pytest.raises(UserError, match=f"^{message}") as error:
+        select(name, arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_library_is_named(select, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
+    with pytest.raises(UserError, match=r"^--loss: 'pml:ContrastiveLoss' needs .* "
+                                        r"pip install pytorch-metric-learning$"):
+        select("ContrastiveLoss")
+
+
+@pytest.mark.parametrize("name", ["TripletMarginLoss", "ContrastiveLoss", "MarginLoss"])
+def test_losses_on_tuples_can_teach_shared_and_intra(select, x, name):
+    for miner in ("random_distance", "shared_neg_distance", "intra_random"):
+        assert select(name, {}, miner=miner)(x, LABELS).isfinite()
+
+
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "ProxyAnchorLoss", "NCALoss"])
+def test_losses_that_only_weigh_rows_cannot(select, name):
+    """The library turns tuples into weights of single rows for them."""
+    with pytest.raises(UserError, match=r"^--diva_features: .* does not compare the rows"):
+        select(name, {}, miner="random_distance")
+    assert select(name, {}, "--batch_mining", "distance", miner="distance")
+
+
+def test_a_loss_that_takes_no_tuples_refuses_a_miner(select):
+    with pytest.raises(UserError, match=r"^--loss: pml:P2SGradLoss cannot be computed .* mined by"):
+        select("P2SGradLoss", {}, "--batch_mining", "distance", miner="distance")
+
+
+def test_a_loss_that_refuses_a_features_tuples_does_so_at_the_start(select):
+    """Members of `intra` are drawn with replacement: one row may be positive and negative."""
+    with pytest.raises(UserError, match=r"^--loss: pml:MultiSimilarityLoss .* by 'intra_random'"):
+        select("MultiSimilarityLoss", {}, miner="intra_random")

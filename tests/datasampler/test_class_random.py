@@ -1,0 +1,60 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datasampler.base import spread
+from datasampler.class_random import Sampler
+
+UNBALANCED = np.repeat([0, 1, 2], [2, 10, 60])
+
+
+def drawn(labels, epochs=40, **changes):
+    sampler = Sampler(np.asarray(labels), **{"batch_size": 12, "samples_per_class": 2, "seed": 0,
+                                             "unique": False} | changes)
+    return np.array([batch for _ in range(epochs) for batch in sampler])
+
+
+def test_classes_come_uniformly_and_images_uniformly_within():
+    batches = drawn(UNBALANCED)
+    shares = np.bincount(UNBALANCED[batches[:, ::2]].ravel()) / batches[:, ::2].size
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.04)
+    for label in range(3):
+        images = batches[UNBALANCED[batches] == label]
+        counts = np.bincount(images)[UNBALANCED[:images.max() + 1] == label]
+        np.testing.assert_allclose(counts / counts.sum(), 1 / len(counts), atol=0.08)
+
+
+def test_with_replacement_a_class_and_an_image_may_come_twice():
+    batches = drawn(UNBALANCED)
+    slots = UNBALANCED[batches[:, ::2]]
+    assert any(len(set(row)) < 6 for row in slots.tolist())
+    assert (batches[:, ::2] == batches[:, 1::2]).any()
+
+
+def test_unique_repeats_neither_classes_nor_images():
+    labels = np.repeat(np.arange(9), 5)
+    batches = drawn(labels, unique=True)
+    for batch in batches:
+        assert len(set(batch.tolist())) == 12
+        assert len(set(labels[batch].tolist())) == 6
+    # Every class is as likely to open a batch: some features use its first half only.
+    first = np.bincount(labels[batches[:, 0]], minlength=9) / len(batches)
+    np.testing.assert_allclose(first, 1 / 9, atol=0.09)
+
+
+def test_unique_repeats_as_evenly_as_it_can():
+    labels = np.repeat([0, 1, 2, 3], [1, 2, 30, 30])        # B/S = 6 of 4 classes
+    for batch in drawn(labels, unique=True):
+        slots = np.bincount(labels[batch], minlength=4) // 2
+        assert sorted(slots) == [1, 1, 2, 2]
+        for label in range(4):
+            counts = np.bincount(batch[labels[batch] == label])
+            counts = counts[counts > 0]
+            room = (labels == label).sum()
+            assert len(counts) == min(2 * slots[label], room) and np.ptp(counts) <= 1
+
+
+@given(st.integers(1, 20), st.integers(0, 60))
+def test_spread_is_even(n, k):
+    draws = spread(np.random.default_rng(0), n, k)
+    assert draws.shape == (k,) and np.ptp(np.bincount(draws, minlength=n)) <= 1

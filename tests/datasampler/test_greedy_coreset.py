@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from datasampler.greedy_coreset import MEASURES, Sampler, coreset
+from datasampler.storage import Storage
+
+
+def naive_distance(a, b, measure):
+    if measure == "cosine":
+        return 1 - float(a @ b / (a.norm() * b.norm()))
+    squared = float((a - b).square().sum())
+    return squared if measure == "euclidean" else squared ** 0.5
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_measures_are_those_of_a_loop(measure):
+    points = torch.randn(9, 4).double()
+    expected = [[naive_distance(a, b, measure) for b in points] for a in points]
+    np.testing.assert_allclose(MEASURES[measure](points), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_the_farthest_candidate_comes_next(measure):
+    points = torch.randn(30, 4).double()
+    chosen = coreset(np.random.default_rng(0), MEASURES[measure](points).numpy(), 12, False)
+    for n in range(1, 12):
+        def nearest(i, n=n):
+            return min(naive_distance(points[i], points[j], measure) for j in chosen[:n])
+
+        rest = [i for i in range(30) if i not in chosen[:n]]
+        assert chosen[n] == max(rest, key=nearest)
+
+
+def test_the_first_point_is_uniform():
+    distances = MEASURES["euclidean"](torch.randn(5, 2).double()).numpy()
+    rng = np.random.default_rng(0)
+    firsts = np.bincount([coreset(rng, distances, 2, False)[0] for _ in range(3000)])
+    np.testing.assert_allclose(firsts / 3000, 0.2, atol=0.03)
+
+
+def test_softened_draws_from_the_farthest_three_percent():
+    points = torch.randn(200, 3).double()
+    distances = MEASURES["euclidean"](points).numpy()
+    seen = set()
+    for seed in range(200):
+        chosen = coreset(np.random.default_rng(seed), distances, 4, True)
+        for n in range(1, 4):
+            rest = np.setdiff1d(np.arange(200), chosen[:n])
+            nearest = distances[:, chosen[:n]].min(1)
+            assert nearest[chosen[n]] >= np.percentile(nearest[rest], 97)
+        rest = np.setdiff1d(np.arange(200), chosen[:1])
+        seen.add((distances[rest, chosen[0]] > distances[chosen[1], chosen[0]]).sum())
+    assert seen == set(range(6))        # each of the 6 farthest of 199, not only the very farthest
+
+
+@pytest.mark.parametrize("softened", [False, True])
+def test_no_candidate_is_chosen_twice(softened):
+    for points in (torch.zeros(10, 3), torch.randn(10, 3), torch.randn(1, 3).repeat(10, 1)):
+        distances = MEASURES["euclidean"](points.double()).numpy()
+        assert sorted(coreset(np.random.default_rng(0), distances, 10, softened)) == list(range(10))
+
+
+def test_batches_cover_clusters():
+    """Of ten far clusters with one image dominating in number, a coreset has them all."""
+    labels = np.repeat(np.arange(10), [1] * 9 + [91])
+    centres = 100 * torch.randn(10, 4)
+    storage = Storage(100, momentum=-1, step=1, follows=True, n_candidates=100, projection_dim=-1)
+    sampler = Sampler(labels, batch_size=20, samples_per_class=2, seed=0, full=False,
+                      measure="euclidean", softened=False, storage=storage)
+    sampler.fill(centres[labels] + torch.randn(100, 4))
+    for batch in sampler:
+        assert sorted(labels[batch]) == sorted(list(range(10)) * 2)
+
+
+def test_full_coresets_have_one_more_image_of_a_chosen_class():
+    labels = np.repeat(np.arange(10), 10)
+    storage = Storage(100, momentum=-1, step=1, follows=True, n_candidates=100, projection_dim=-1)
+    sampler = Sampler(labels, batch_size=20, samples_per_class=2, seed=0, full=True,
+                      measure="cosine", softened=False, storage=storage)
+    sampler.fill(torch.randn(100, 4))
+    for batch in sampler:
+        assert len(set(batch[:19])) == 19 and labels[batch[19]] in labels[batch[:19]]

@@ -1,0 +1,51 @@
+import pytest
+
+import datasets
+from tests import trees
+from utilities.errors import UserError
+
+
+def test_a_whole_dataset_of_ones_own_passes(tmp_path, capsys):
+    trees.class_folders(tmp_path / "mine", n_classes=6, n_images=4)
+    assert datasets.check_data("mine", trees.options(tmp_path, bs=100))
+    assert capsys.readouterr().out.splitlines() == [
+        f"mine in {tmp_path}",
+        "  training: 12 images, 3 classes",
+        "  testing: 12 images, 3 classes",
+        "  24 of 24 images can be read"]
+
+
+def test_counts_are_compared_with_the_published_ones(tmp_path, capsys, monkeypatch):
+    trees.in_shop(tmp_path / "in-shop", n_classes=6, n_images=4)
+    assert not datasets.check_data("in-shop", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert "training: 12 images, 3 classes, published are 25,882 and 3,997" in said
+    assert "testing_query: 6 images, 3 classes, published are 14,218 and 3,985" in said
+    monkeypatch.setitem(datasets.PUBLISHED, "in-shop", {
+        "training": (12, 3), "testing_query": (6, 3), "testing_gallery": (6, 3)})
+    assert datasets.check_data("in-shop", trees.options(tmp_path))
+    assert "testing_gallery: 6 images, 3 classes, as published" in capsys.readouterr().out
+
+
+def test_broken_images_are_named(tmp_path, capsys):
+    trees.class_folders(tmp_path / "mine", n_classes=2, n_images=3)
+    path = tmp_path / "mine" / "images" / "002.Class_2" / "image_01.jpg"
+    path.write_bytes(b"")
+    assert not datasets.check_data("mine", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert f"cannot read {str(path)!r}: it is empty" in said
+    assert "5 of 6 images can be read" in said
+
+
+def test_a_missing_folder_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        datasets.check_data("cub200", trees.options(tmp_path))
+
+
+def test_the_published_counts_are_those_of_the_papers():
+    assert datasets.PUBLISHED == {
+        "cub200": {"training": (5864, 100), "testing": (5924, 100)},
+        "cars196": {"training": (8054, 98), "testing": (8131, 98)},
+        "online_products": {"training": (59551, 11318), "testing": (60502, 11316)},
+        "in-shop": {"training": (25882, 3997), "testing_query": (14218, 3985),
+                    "testing_gallery": (12612, 3985)}}

@@ -1,0 +1,151 @@
+import io
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import images
+from datasets.images import Images, broken, decode
+from tests import trees
+from utilities.errors import UserError
+
+GREY = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (40, 1))     # a ramp from left to right
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return np.asarray(decode(str(path))).astype(int)
+
+
+def test_every_mode_becomes_rgb(tmp_path):
+    colour = trees.picture(1)
+    wanted = np.asarray(colour).astype(int)
+    assert np.array_equal(saved(tmp_path / "rgb.png", colour), wanted)
+    assert abs(saved(tmp_path / "rgb.jpg", colour) - wanted).mean() < 6
+    assert abs(saved(tmp_path / "cmyk.jpg", colour.convert("CMYK")) - wanted).mean() < 6
+    assert abs(saved(tmp_path / "palette.png", colour.quantize(256)) - wanted).mean() < 6
+    assert np.array_equal(saved(tmp_path / "rgb.bmp", colour), wanted)
+    ramp = np.repeat(GREY[:, :, None], 3, 2).astype(int)
+    grey = Image.fromarray(GREY)
+    assert np.array_equal(saved(tmp_path / "grey.png", grey), ramp)
+    assert abs(saved(tmp_path / "grey.jpg", grey) - ramp).mean() < 2
+    bits = saved(tmp_path / "bits.png", grey.convert("1", dither=Image.Dither.NONE))
+    assert np.array_equal(bits, (ramp > 127) * 255)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_of_sixteen_bits_is_scaled_not_cut_off(tmp_path, suffix):
+    deep = Image.fromarray((GREY.astype(int) * 257 + 100).clip(0, 65535).astype(np.uint16))
+    pixels = saved(tmp_path / f"deep.{suffix}", deep)
+    assert np.array_equal(pixels, np.repeat(GREY[:, :, None], 3, 2))
+
+
+def test_what_is_transparent_lies_on_white(tmp_path):
+    image = trees.picture(2).convert("RGBA")
+    image.paste((10, 20, 30, 0), (0, 0, 24, 40))
+    pixels = saved(tmp_path / "rgba.png", image)
+    assert (pixels[:, :24] == 255).all()
+    assert np.array_equal(pixels[:, 24:], np.asarray(image)[:, 24:, :3])
+    palette = trees.picture(2).quantize(16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for transparency in (0, bytes([0]) + bytes([255] * 15)):
+            pixels = saved(tmp_path / "palette.png", palette, transparency=transparency)
+            hidden = np.asarray(palette) == 0
+            assert hidden.any() and (pixels[hidden] == 255).all()
+            assert np.array_equal(pixels[~hidden], np.asarray(palette.convert("RGB"))[~hidden])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    upright = trees.picture(3)
+    # How a camera stores an upright picture when it was held in each of eight ways.
+    stored = {1: lambda x: x, 2: np.fliplr, 3: lambda x: np.rot90(x, 2), 4: np.flipud,
+              5: lambda x: x.swapaxes(0, 1), 6: lambda x: np.rot90(x, 1),
+              7: lambda x: np.rot90(x, 2).swapaxes(0, 1), 8: lambda x: np.rot90(x, -1),
+              }[orientation](np.asarray(upright))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = saved(tmp_path / f"a.{suffix}", Image.fromarray(np.ascontiguousarray(stored)),
+                   exif=exif)
+    assert np.array_equal(pixels, np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_data_does_not_lose_the_image(tmp_path):
+    path = tmp_path / "a.jpg"
+    trees.picture(4).save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
+    assert decode(str(path)).size == (48, 40)
+
+
+def broken_files(folder):
+    """The kinds of broken files, and what is said of each."""
+    whole = io.BytesIO()
+    trees.picture(5, (200, 200)).save(whole, "JPEG")
+    contents = {"truncated.jpg": (whole.getvalue()[:1500], "truncated"),
+                "empty.jpg": (b"", "it is empty"),
+                "text.jpg": (b"not an image at all", "it is no image"),
+                "damaged.png": (b"\x89PNG\r\n\x1a\n" + bytes(60), ""),
+                "header.bmp": (b"BM" + bytes(4), "")}
+    for name, (content, _) in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "dangling.jpg").symlink_to("nowhere")
+    (folder / "folder.jpg").mkdir()
+    said = {name: message for name, (_, message) in contents.items()}
+    return said | {"dangling.jpg": "it does not exist", "folder.jpg": "Is a directory"}
+
+
+def test_a_broken_file_is_named_in_one_line(tmp_path):
+    for name, message in broken_files(tmp_path).items():
+        with pytest.raises(UserError) as error:
+            decode(str(tmp_path / name))
+        text = str(error.value)
+        assert text.startswith(f"--dataset: cannot read the image {str(tmp_path / name)!r}: ")
+        assert message in text and "\n" not in text and "--skip_broken_images" in text
+
+
+def test_broken_finds_all_of_them_and_nothing_else(tmp_path):
+    said = broken_files(tmp_path)
+    good = [str(trees.write(tmp_path / f"good_{i}.jpg", i)) for i in range(3)]
+    found = broken(good + [str(tmp_path / name) for name in said], threads=2)
+    assert {path.rpartition("/")[2] for path, _ in found} == set(said)
+
+
+def test_kept_images_are_the_decoded_ones(tmp_path, capsys):
+    paths = [str(trees.write(tmp_path / f"{i}.jpg", i, (30 + i, 20 + 3 * i))) for i in range(5)]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    trees.picture(1, (40, 20)).save(paths[0], exif=exif)
+    kept = Images(paths)
+    kept.keep(threads=2)
+    assert "--cache ram: 5 decoded images need 0.00 GB of " in capsys.readouterr().out
+    for index, path in enumerate(paths):
+        assert np.array_equal(np.asarray(kept[index]), np.asarray(decode(path)))
+    assert kept[0].size == (20, 40)
+
+
+def test_a_broken_file_ends_the_filling_of_a_cache(tmp_path):
+    paths = [str(trees.write(tmp_path / f"{i}.jpg", i)) for i in range(3)]
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:400])
+    with pytest.raises(UserError, match=r"cannot read the image .*1\.jpg"):
+        Images(paths).keep(threads=2)
+
+
+def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
+    kept = Images([str(trees.write(tmp_path / "a.jpg", 1))])
+    monkeypatch.setattr(images, "available_memory", lambda: 48 * 40 * 3 - 1)
+    monkeypatch.setattr(images, "shared_bytes", lambda n: pytest.fail("memory was taken"))
+    with pytest.raises(UserError, match="--cache: 'ram' does not fit: 1 decoded images need"):
+        kept.keep(threads=1)
+
+
+def test_available_memory_is_plausible():
+    assert 2**26 < images.available_memory() < 2**50
+
+
+def test_shared_bytes_are_bytes():
+    pixels = images.shared_bytes(10)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (10,)

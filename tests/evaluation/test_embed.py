@@ -1,0 +1,125 @@
+"""Embedding a split, and the embeddings that evaltypes derive."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from datasets import Batch
+from evaluation.embed import embed, view
+
+FEATURES = ("discriminative", "shared")
+
+
+class Images:
+    """In place of a loader: `images` (N, 3, 4, 4) in batches of 4."""
+
+    def __init__(self, n=10):
+        self.images = torch.randn(n, 3, 4, 4)
+        self.dataset = range(n)
+
+    def __len__(self):
+        return -(-len(self.images) // 4)
+
+    def epoch(self, _epoch):
+        for start in range(0, len(self.images), 4):
+            images = self.images[start:start + 4]
+            yield Batch(torch.zeros(len(images)), images, torch.arange(start, start + len(images)))
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6),
+                                   nn.Dropout(0.5))
+        self.heads = nn.ModuleDict({name: nn.Linear(6, 3) for name in FEATURES})
+
+    def forward(self, images):
+        trunk = self.trunk(images)
+        return {name: head(trunk) for name, head in self.heads.items()}, trunk
+
+
+def test_rows_are_the_images_in_order_and_columns_the_features():
+    network, loader = Network(), Images()
+    embeddings = embed(network, loader, FEATURES)
+    heads, _ = network.eval()(loader.images)
+    assert embeddings.shape == (10, 6) and embeddings.dtype == torch.float32
+    assert torch.allclose(embeddings[:, :3], heads["discriminative"], atol=1e-6)
+    assert torch.allclose(embeddings[:, 3:], heads["shared"], atol=1e-6)
+
+
+def test_the_network_computes_in_evaluation_mode_and_every_module_returns_to_its_own():
+    network = Network()
+    network.train()
+    network.trunk[2].eval()  # as frozen BatchNorm is
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    first, second = (embed(network, Images(), FEATURES) for _ in range(2))
+    assert network.training and network.trunk[3].training and not network.trunk[2].training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not torch.equal(first, second)  # other images
+    images = Images()
+    assert torch.equal(embed(network, images, FEATURES), embed(network, images, FEATURES))
+
+
+def test_modes_return_after_an_error():
+    network = Network()
+    loader = Images()
+    loader.images = loader.images[:, :2]
+    with pytest.raises(RuntimeError):
+        embed(network, loader, FEATURES)
+    assert network.training
+
+
+def test_others_may_write_into_the_embeddings():
+    embeddings = embed(Network(), Images(), FEATURES)
+    embeddings[0] += 1
+    assert not embeddings.requires_grad and not embeddings.is_inference()
+
+
+def test_embeddings_are_float32_under_autocast():
+    embeddings = embed(Network(), Images(), FEATURES,
+                       lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    assert embeddings.dtype == torch.float32
+    assert torch.equal(embeddings, embeddings.bfloat16().float())  # computed in bfloat16
+
+
+def test_the_combined_embedding_agrees_with_the_golden_one(golden):
+    tensors, cases = golden("criteria")
+    features = ("discriminative", "selfsimilarity", "shared", "intra")
+    heads = torch.cat([tensors[f"separation.{name}"] for name in features], dim=1)
+    found = view(heads, cases["combined"], features, normalize=True)
+    torch.testing.assert_close(found, tensors["combined"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def heads():
+    a, b = F.normalize(torch.randn(2, 5, 4), dim=2)
+    return Namespace(a=a, b=b)
+
+
+def test_a_feature_is_its_head_as_it_is(heads):
+    joined = torch.cat([heads.a, heads.b], dim=1)
+    found = view(joined, "b", ("a", "b"), normalize=True)
+    assert torch.equal(found, heads.b) and found.is_contiguous()
+
+
+def test_combined_weighs_and_joins_in_the_evaltypes_order(heads):
+    joined = torch.cat([heads.a, heads.b], dim=1)
+    found = view(joined, "Combined_b_a-2-0.5", ("a", "b"), normalize=False)
+    assert torch.equal(found, torch.cat([2 * heads.b, 0.5 * heads.a], dim=1))
+
+
+def test_sum_weighs_and_adds(heads):
+    joined = torch.cat([heads.a, heads.b], dim=1)
+    found = view(joined, "Sum_a_b-2-0.5", ("a", "b"), normalize=False)
+    assert torch.allclose(found, 2 * heads.a + 0.5 * heads.b)
+
+
+@pytest.mark.parametrize("evaltype", ["Combined_a_b-2-0.5", "Sum_a_b-2-0.5"])
+def test_mixtures_are_normalised_when_the_architecture_normalises(heads, evaltype):
+    joined = torch.cat([heads.a, heads.b], dim=1)
+    raw, unit = (view(joined, evaltype, ("a", "b"), normalize=flag) for flag in (False, True))
+    assert torch.allclose(unit.norm(dim=1), torch.ones(5))
+    assert torch.allclose(unit * raw.norm(dim=1, keepdim=True), raw, atol=1e-6)

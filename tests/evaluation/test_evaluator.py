@@ -1,0 +1,261 @@
+"""Evaluation after an epoch: metrics, logs, best epochs, the final table."""
+
+import math
+import re
+from argparse import Namespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from datasets import Batch
+from evaluation.evaluator import Evaluator, Split
+from utilities import checkpoint
+from utilities.logger import Logger
+
+FEATURES = ("discriminative", "shared")
+BOTH = "Combined_discriminative_shared-1-1"
+
+
+class Dataset:
+    def __init__(self, folder, n_classes=4, n_images=5, dim=3):
+        self.labels = np.repeat(np.arange(n_classes), n_images)
+        self.paths = [str(folder / f"{i}.png") for i in range(len(self.labels))]
+        for path in self.paths:
+            Image.new("RGB", (8, 8)).save(path)
+        # Images of a class are near one another: a perfect retrieval for the identity.
+        centres = 10 * torch.eye(n_classes, dim)
+        self.images = centres[self.labels] + 0.1 * torch.randn(len(self.labels), dim)
+
+    def __len__(self):
+        return len(self.labels)
+
+
+class Loader:
+    def __init__(self, dataset):
+        self.dataset, self.passes, self.closed = dataset, 0, False
+
+    def __len__(self):
+        return 2
+
+    def epoch(self, _epoch):
+        self.passes += 1
+        for rows in torch.arange(len(self.dataset)).chunk(2):
+            yield Batch(torch.as_tensor(self.dataset.labels)[rows], self.dataset.images[rows], rows)
+
+    def close(self):
+        self.closed = True
+
+
+class Network(nn.Module):
+    """The image itself as one head, noise as the other."""
+
+    def forward(self, images):
+        return {"discriminative": images, "shared": torch.randn_like(images)}, images
+
+
+@pytest.fixture
+def build(tmp_path):
+    def make(*splits, **given):
+        loader = Loader(Dataset(tmp_path))
+        splits = splits or [Split("Test", loader)]
+        return Evaluator(splits, **{
+            "features": FEATURES, "normalize": False, "evaltypes": ["discriminative", BOTH],
+            "names": ["e_recall@1", "e_recall@2"], "storage_metrics": ["e_recall@1"],
+            "cluster_every": 1, "n_epochs": 10} | given)
+
+    return make
+
+
+@pytest.fixture
+def logger(tmp_path):
+    return Logger(tmp_path / "run", plots="none")
+
+
+def test_every_metric_is_logged_and_printed_for_every_evaltype(build, logger, capsys):
+    evaluator = build(names=["e_recall@1", "e_recall@2", "nmi"])
+    evaluator.evaluate(Network(), 0, logger)
+    assert set(logger.current) == {("Test", f"{evaltype}_{family}")
+                                   for evaltype in ("discriminative", BOTH)
+                                   for family in ("e_recall", "nmi")}
+    assert logger.current["Test", "discriminative_e_recall"] == {"e_recall@1": 1, "e_recall@2": 1}
+    printed = capsys.readouterr().out
+    assert re.search(r"^discriminative +1\.0000 +1\.0000 +1\.0000$", printed, re.MULTILINE)
+    assert re.search(r"^Test, epoch 0 +e_recall@1  e_recall@2 +nmi$", printed, re.MULTILINE)
+    assert BOTH in printed
+
+
+def test_one_pass_embeds_a_split_for_all_evaltypes(build, logger):
+    evaluator = build(evaltypes=["discriminative", "shared", BOTH])
+    evaluator.evaluate(Network(), 0, logger)
+    assert evaluator.splits[0].queries.passes == 1
+
+
+def test_storage_metrics_are_computed_even_if_not_asked_for(build, logger):
+    evaluator = build(names=["e_recall@2"], storage_metrics=["mAP_r"])
+    better = evaluator.evaluate(Network(), 0, logger)
+    assert better == [("discriminative", "mAP_r"), (BOTH, "mAP_r")]
+    assert "mAP_r" in logger.current["Test", "discriminative_mAP_r"]
+
+
+def results(*values, split="Test", metric="e_recall@1"):
+    return {name: {split: {metric: value}} for name, value in
+            zip(["discriminative", BOTH], values, strict=True)}
+
+
+def test_only_strict_improvement_is_better(build):
+    evaluator = build()
+    assert evaluator.choose(0, results(0.0, 0.5)) == [("discriminative", "e_recall@1"),
+                                                      (BOTH, "e_recall@1")]
+    assert evaluator.choose(1, results(0.0, 0.5)) == []
+    assert evaluator.choose(2, results(0.1, 0.4)) == [("discriminative", "e_recall@1")]
+    assert evaluator.best["discriminative", "e_recall@1"]["epoch"] == 2
+    assert evaluator.best[BOTH, "e_recall@1"]["epoch"] == 0
+
+
+def test_a_value_that_is_no_number_never_is_better(build):
+    evaluator = build()
+    assert evaluator.choose(0, results(math.nan, math.nan)) == []
+    assert len(evaluator.choose(1, results(0.1, 0.1))) == 2
+    assert evaluator.choose(2, results(math.nan, math.nan)) == []
+
+
+def test_each_storage_metric_chooses_for_itself(build):
+    evaluator = build(storage_metrics=["e_recall@1", "e_recall@2"], evaltypes=["discriminative"])
+    first = {"discriminative": {"Test": {"e_recall@1": 0.2, "e_recall@2": 0.9}}}
+    second = {"discriminative": {"Test": {"e_recall@1": 0.3, "e_recall@2": 0.8}}}
+    assert len(evaluator.choose(0, first)) == 2
+    assert evaluator.choose(1, second) == [("discriminative", "e_recall@1")]
+
+
+def test_a_validation_split_chooses_if_there_is_one(build, tmp_path):
+    loader = Loader(Dataset(tmp_path))
+    evaluator = build(Split("Val", loader), Split("Test", loader), evaltypes=["discriminative"])
+    assert "validation" in evaluator.criterion and "test split" in build().criterion
+
+    def of(val, test):
+        return {"discriminative": {"Val": {"e_recall@1": val}, "Test": {"e_recall@1": test}}}
+
+    evaluator.choose(0, of(0.5, 0.1))
+    assert evaluator.choose(1, of(0.4, 0.9)) == []
+    entry = evaluator.best["discriminative", "e_recall@1"]
+    assert entry["value"] == 0.5 and entry["metrics"]["Test"] == {"e_recall@1": 0.1}
+
+
+def test_cluster_every_spares_k_means_between(build, logger, monkeypatch):
+    evaluator = build(names=["e_recall@1", "nmi"], cluster_every=3, n_epochs=6)
+    with_clusters = []
+    for epoch in range(6):
+        evaluator.evaluate(Network(), epoch, logger)
+        if ("Test", "discriminative_nmi") in logger.current:
+            with_clusters.append(epoch)
+        logger.end_epoch(epoch)
+    assert with_clusters == [0, 3, 5]  # the last epoch, too
+    csv = (logger.folder / "CSV_Logs" / "Data_Test_discriminative_nmi.csv").read_text()
+    assert len(csv.splitlines()) == 1 + 3
+
+
+def test_a_storage_metric_with_clusters_waits_for_its_epochs(build, logger):
+    evaluator = build(storage_metrics=["nmi"], cluster_every=2, evaltypes=["discriminative"])
+    assert evaluator.evaluate(Network(), 0, logger) == [("discriminative", "nmi")]
+    assert evaluator.evaluate(Network(), 1, logger) == []
+
+
+def test_an_array_is_logged_but_not_in_the_tables(build, logger, capsys):
+    evaluator = build(names=["e_recall@1", "rho_spectrum@0"], evaltypes=["discriminative"])
+    evaluator.evaluate(Network(), 0, logger)
+    value = logger.current["Test", "discriminative_rho_spectrum"]["rho_spectrum@0"]
+    assert np.ndim(value) == 1
+    assert "rho_spectrum" not in capsys.readouterr().out + evaluator.summary()
+    assert "rho_spectrum@0" not in evaluator.last["metrics"]["discriminative"]["Test"]
+
+
+def test_queries_search_in_their_gallery(build, tmp_path, logger):
+    dataset = Dataset(tmp_path)
+    queries, gallery = Loader(dataset), Loader(dataset)
+    gallery.dataset = Dataset(tmp_path)
+    evaluator = build(Split("Test", queries, gallery), evaltypes=["discriminative"], plots="epoch")
+    evaluator.evaluate(Network(), 0, logger)
+    assert queries.passes == gallery.passes == 1
+    assert evaluator.last["metrics"]["discriminative"]["Test"]["e_recall@1"] == 1
+    assert (logger.folder / "sample_recoveries.png").exists()
+
+
+@pytest.mark.parametrize(("plots", "drawn"), [("none", (False, False)), ("end", (False, True)),
+                                              ("epoch", (True, True))])
+def test_retrievals_of_the_best_epoch_are_drawn_when_asked(build, logger, plots, drawn):
+    evaluator, picture = build(plots=plots), logger.folder / "sample_recoveries.png"
+    evaluator.evaluate(Network(), 0, logger)
+    during = picture.exists()
+    evaluator.finish(logger)
+    assert (during, picture.exists()) == drawn
+
+
+def test_a_worse_epoch_leaves_the_retrievals_as_they_are(build, logger):
+    evaluator = build(plots="end", evaltypes=["discriminative"])
+    evaluator.evaluate(Network(), 0, logger)
+    found = evaluator.found
+    assert all(evaluator.splits[0].queries.dataset.labels[query]
+               == evaluator.splits[0].queries.dataset.labels[rows[0]] for query, rows in found)
+
+    class Worse(Network):
+        def forward(self, images):
+            return dict.fromkeys(FEATURES, torch.randn_like(images)), images
+
+    evaluator.evaluate(Worse(), 1, logger)
+    assert evaluator.found == found and evaluator.last["epoch"] == 1
+
+
+def test_without_a_logger_the_numbers_are_only_printed(build, tmp_path, capsys):
+    evaluator = build(plots="epoch")
+    files = set(tmp_path.rglob("*"))
+    evaluator.evaluate(Network(), 0)
+    assert set(tmp_path.rglob("*")) == files and "1.0000" in capsys.readouterr().out
+
+
+def test_a_resumed_evaluator_goes_on_where_it_was(build, logger, tmp_path):
+    evaluator = build(plots="end")
+    evaluator.evaluate(Network(), 0, logger)
+    checkpoint.save(tmp_path / "state", evaluator.state_dict())
+    resumed = build(plots="end")
+    resumed.load_state_dict(checkpoint.load(tmp_path / "state"))
+    assert (resumed.best, resumed.last, resumed.found) == (
+        evaluator.best, evaluator.last, evaluator.found)
+    assert resumed.summary() == evaluator.summary()
+    assert resumed.choose(1, results(0.0, 0.0)) == []
+
+
+def test_the_final_table_shows_the_best_and_the_last_epoch(build):
+    evaluator = build()
+    evaluator.choose(0, results(0.1, 0.2))
+    evaluator.choose(1, results(0.7, 0.1))
+    evaluator.choose(2, results(0.3, 0.05))
+    lines = [" ".join(line.split()) for line in evaluator.summary().splitlines()]
+    assert lines == ["Test e_recall@1",
+                     "discriminative", "best e_recall@1: epoch 1 0.7000", "last: epoch 2 0.3000",
+                     BOTH, "best e_recall@1: epoch 0 0.2000", "last: epoch 2 0.0500"]
+
+
+def test_closing_ends_the_loaders(build):
+    evaluator = build()
+    evaluator.close()
+    assert evaluator.splits[0].queries.closed
+
+
+@pytest.mark.parametrize(("keys", "train_metrics", "names"), [
+    (("testing", "evaluation"), False, ["Test"]),
+    (("testing", "evaluation"), True, ["Train", "Test"]),
+    (("testing", "evaluation", "validation"), False, ["Val", "Test"]),
+    (("testing", "testing_query", "testing_gallery"), False, ["Test"])])
+def test_which_splits_are_evaluated(monkeypatch, keys, train_metrics, names):
+    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
+    opt = Namespace(train_metrics=train_metrics, diva_features=["discriminative"], n_epochs=1,
+                    arch="resnet50_frozen_normalize", evaltypes=["discriminative"], plots="none",
+                    evaluation_metrics=["nmi"], storage_metrics=["nmi"], cluster_every=1,
+                    evaluate_on_gpu=False)
+    evaluator = Evaluator.from_opt(opt, {key: key for key in keys}, "cpu")
+    assert [split.name for split in evaluator.splits] == names and evaluator.normalize
+    if "testing_query" in keys:
+        assert evaluator.splits[0].loaders == ["testing_query", "testing_gallery"]

@@ -1,0 +1,49 @@
+"""Recall over centroids."""
+
+import numpy as np
+import torch
+
+import metrics
+
+
+def naive(k, features, labels, centroids, assignment):
+    carried = []
+    for cluster in range(len(centroids)):
+        members = np.sort(labels[assignment == cluster].numpy())
+        classes, counts = np.unique(members, return_counts=True)
+        carried.append(classes[counts.argmax()] if len(members) else None)
+    hits = []
+    for query, label in zip(features.double(), labels, strict=True):
+        nearest = (centroids.double() - query).square().sum(1).argsort()[:k]
+        hits.append(any(carried[cluster] == int(label) for cluster in nearest))
+    return np.mean(hits)
+
+
+def test_equals_its_loop():
+    labels = torch.randint(-3, 6, (120,))
+    features = torch.randn(120, 5)
+    centroids = torch.randn(12, 5)
+    assignment = torch.randint(0, 10, (120,))  # the last two are empty
+    for k in (1, 2, 5, 12, 40):
+        value = metrics.select(f"a_recall@{k}")(
+            features=features, target_labels=labels, centroids=centroids,
+            computed_cluster_labels=assignment[:, None])
+        assert value == naive(k, features, labels, centroids, assignment), k
+
+
+def test_of_tied_classes_the_lowest_is_carried():
+    given = {"features": torch.zeros(4, 2), "centroids": torch.zeros(1, 2),
+             "target_labels": torch.tensor([7, 7, 3, 3]),
+             "computed_cluster_labels": torch.zeros(4, dtype=torch.int64)}
+    assert metrics.select("a_recall@1")(**given) == 0.5
+    given["target_labels"] = torch.tensor([7, 7, 7, 3])
+    assert metrics.select("a_recall@1")(**given) == 0.75
+
+
+def test_compute_clusters_and_in_shop_counts_the_queries():
+    labels = torch.arange(3).repeat_interleave(10)
+    features = torch.eye(3)[labels] * 10 + torch.randn(30, 3)
+    assert metrics.compute(["a_recall@1"], features, labels)["a_recall@1"] == 1
+    wrong = torch.tensor([2, 2, 2, 0])
+    assert metrics.compute(["a_recall@1"], features[:4], wrong,
+                           gallery=(features[4:], labels[4:]))["a_recall@1"] == 0.25

@@ -1,0 +1,147 @@
+"""Every way to search finds the same, the exact, neighbours."""
+
+import pytest
+import torch
+
+from metrics import mutual, neighbours
+
+WAYS = ["faiss", "blocks", "mutual"]
+
+
+def found(way, queries, gallery, k, monkeypatch):
+    """(N, k) indices, gathered from the blocks of one way to search."""
+    monkeypatch.setattr(neighbours, "QUERIES_PER_BLOCK", 50)
+    monkeypatch.setitem(neighbours.BLOCK_BYTES, "cpu", 10_000)
+    monkeypatch.setattr(mutual, "TILE", 64)
+    monkeypatch.setattr(mutual, "SMALLEST", 16)
+    if way == "mutual":
+        assert gallery is None
+        return mutual.search(queries, k, *neighbours._frame(queries, None))
+    search = neighbours._with_faiss if way == "faiss" else neighbours._in_blocks
+    result = torch.full((len(queries), k), -1)
+    for rows, indices in search(queries, gallery, k):
+        result[rows] = indices
+    return result
+
+
+def exact(queries, gallery, k):
+    distances = torch.cdist(queries.double(), (queries if gallery is None else gallery).double(),
+                            compute_mode="donot_use_mm_for_euclid_dist")
+    if gallery is None:
+        distances.fill_diagonal_(torch.inf)
+    return distances, distances.topk(k, largest=False).indices
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_finds_the_exact_neighbours_in_order(way, monkeypatch):
+    points = torch.randn(300, 8)
+    _, expected = exact(points, None, 9)
+    assert torch.equal(found(way, points, None, 9, monkeypatch), expected)
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_finds_neighbours_in_a_gallery(way, monkeypatch):
+    queries, gallery = torch.randn(120, 8), torch.randn(77, 8)
+    _, expected = exact(queries, gallery, 77)
+    assert torch.equal(found(way, queries, gallery, 77, monkeypatch), expected)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("offset, scale", [(1e4, 1), (0, 1e25), (0, 1e-25), (1e22, 1e20)])
+def test_far_large_and_small_features_lose_no_neighbour(way, offset, scale, monkeypatch):
+    points = torch.randn(300, 8) * scale + offset
+    distances, expected = exact(points, None, 5)
+    indices = found(way, points, None, 5, monkeypatch)
+    assert torch.allclose(distances.gather(1, indices), distances.gather(1, expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_few_outliers_do_not_blur_the_rest(way, monkeypatch):
+    points = torch.randn(300, 8)
+    points[::100] *= 30
+    distances, expected = exact(points, None, 5)
+    indices = found(way, points, None, 5, monkeypatch)
+    assert torch.allclose(distances.gather(1, indices), distances.gather(1, expected), rtol=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_duplicates_find_one_another_and_not_themselves(way, monkeypatch):
+    points = torch.randn(50, 8).repeat(6, 1)
+    indices = found(way, points, None, 5, monkeypatch)
+    own = torch.arange(300)[:, None]
+    assert (indices % 50 == own % 50).all()
+    assert (indices != own).all()
+    assert (indices.sort(1).values.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_equal_points_have_distinct_neighbours_but_themselves(way, monkeypatch):
+    indices = found(way, torch.ones(300, 4), None, 9, monkeypatch)
+    assert (indices != torch.arange(300)[:, None]).all()
+    assert (indices.sort(1).values.diff(dim=1) > 0).all()
+
+
+def test_mutual_search_keeps_what_comes_late(monkeypatch):
+    # Every later block is nearer to all the others than the earlier ones.
+    points = torch.randn(300, 8) / torch.arange(1, 301)[:, None]
+    _, expected = exact(points, None, 9)
+    assert torch.equal(found("mutual", points, None, 9, monkeypatch), expected)
+
+
+def test_mutual_search_does_not_depend_on_threads(monkeypatch):
+    points = torch.randint(-1, 2, (400, 6)).float()  # full of ties
+    one = found("mutual", points, None, 7, monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    for _ in range(3):
+        assert torch.equal(found("mutual", points, None, 7, monkeypatch), one)
+
+
+@pytest.mark.parametrize("n, k, way", [(100, 5, "faiss"), (8192, 128, "mutual"),
+                                       (8192, 129, "faiss")])
+def test_many_points_and_few_neighbours_are_searched_mutually(n, k, way, monkeypatch):
+    called = []
+    monkeypatch.setattr(mutual, "search", lambda *_: called.append("mutual"))
+    monkeypatch.setattr(neighbours, "_with_faiss", lambda *_: called.append("faiss") or ())
+    list(neighbours.search(torch.zeros(n, 2), None, k))
+    assert called == [way]
+    called.clear()
+    list(neighbours.search(torch.zeros(n, 2), torch.zeros(n, 2), k))
+    assert called == ["faiss"]
+
+
+def test_products_on_the_cpu_are_full_whatever_the_training_chose():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        points, gallery = torch.randn(64, 256), torch.randn(80, 256)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, similarity = next(neighbours.similarities(points, gallery))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    centred = gallery.double() - gallery.double().mean(0)
+    exact = (points.double() - gallery.double().mean(0)) @ centred.T - centred.square().sum(1) / 2
+    scale = torch.cat([points, gallery]).sub(gallery.mean(0)).abs().max()
+    assert torch.allclose(similarity.double() * scale**2, exact, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_products_on_a_gpu_are_full_whatever_the_training_chose():
+    queries, gallery = torch.randn(64, 256), torch.randn(80, 256)
+    _, expected = next(neighbours.similarities(queries, gallery))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            _, similarity = next(neighbours.similarities(queries.cuda(), gallery.cuda()))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.allclose(similarity.cpu(), expected, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds():
+    points, gallery = torch.randn(5000, 64), torch.randn(3000, 64)
+    for others, k in ((None, 20), (gallery, 20)):
+        expected = torch.cat([found for _, found in neighbours.search(points, others, k)])
+        others = None if others is None else others.cuda()
+        for search in (neighbours.search, neighbours._in_blocks):
+            indices = torch.cat([found for _, found in search(points.cuda(), others, k)]).cpu()
+            assert (indices == expected).float().mean() > 0.999

@@ -1,0 +1,197 @@
+"""What metrics share, what is held in memory, and features that can hardly be measured."""
+
+import math
+import tracemalloc
+
+import faiss
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import metrics
+from metrics import clusters, neighbours
+from utilities.errors import UserError
+
+NAMES = ["e_recall@1", "e_recall@8", "c_recall@2", "a_recall@1", "nmi", "f1", "c_nmi", "c_f1",
+         "mAP", "mAP_c", "mAP_1000", "mAP_lim", "mAP_r", "r_precision", "c_mAP", "c_mAP_c",
+         "c_mAP_r", "c_r_precision", "dists@intra", "dists@inter", "dists@intra_over_inter",
+         "rho_spectrum@1", "rho_spectrum@-1"]
+SHARES = [name for name in NAMES if not name.startswith(("dists", "rho"))]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The depth of each search and the k of each clustering."""
+    made = {"search": [], "k_means": []}
+    search, k_means = neighbours.search, clusters.k_means
+
+    def counted_search(queries, gallery, k):
+        made["search"].append(k)
+        return search(queries, gallery, k)
+
+    def counted_k_means(features, k):
+        made["k_means"].append(k)
+        return k_means(features, k)
+
+    monkeypatch.setattr(neighbours, "search", counted_search)
+    monkeypatch.setattr(clusters, "k_means", counted_k_means)
+    return made
+
+
+def data(n=90, dim=6, classes=9):
+    labels = torch.arange(n) % classes
+    return torch.randn(classes, dim)[labels] * 2 + torch.randn(n, dim), labels
+
+
+def test_one_search_at_the_largest_k_and_one_clustering_serve_every_metric(calls):
+    features, labels = data()
+    names = ["e_recall@1", "e_recall@8", "mAP_c", "mAP_r", "r_precision", "nmi", "f1"]
+    metrics.compute(names, features, labels)
+    assert calls == {"search": [10], "k_means": [9]}  # 10 images a class, itself included
+    metrics.compute([*names, "e_recall@33"], features, labels)
+    assert calls["search"][1:] == [33]
+
+
+def test_normalised_features_share_their_search_with_unit_ones(calls):
+    features, labels = data()
+    names = ["e_recall@1", "c_recall@1", "mAP_c", "c_mAP_c", "nmi", "c_nmi"]
+    values = metrics.compute(names, F.normalize(features), labels)
+    assert calls == {"search": [10], "k_means": [9]}
+    assert [values[name] for name in names[::2]] == [values[name] for name in names[1::2]]
+    metrics.compute(names, features, labels)
+    assert calls == {"search": [10] * 3, "k_means": [9] * 3}
+
+
+def test_nothing_is_searched_or_clustered_that_no_metric_needs(calls):
+    features, labels = data()
+    metrics.compute(["dists@intra", "rho_spectrum@1"], features, labels)
+    assert calls == {"search": [], "k_means": []}
+    metrics.compute(["nmi"], features, labels)
+    assert calls == {"search": [], "k_means": [9]}
+
+
+def test_values_come_in_the_order_of_the_names_and_do_not_depend_on_one_another():
+    features, labels = data()
+    together = metrics.compute(NAMES, features, labels)
+    assert list(together) == NAMES
+    for name in NAMES:
+        assert metrics.compute([name], features, labels)[name] == pytest.approx(
+            together[name], rel=1e-6), name
+
+
+class Largest(TorchDispatchMode):
+    """The most entries of any tensor made while it is entered."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, torch.Tensor):
+                self.entries = max(self.entries, value.untyped_storage().nbytes() // 4)
+        return result
+
+
+@pytest.mark.parametrize("names", [["e_recall@1", "mAP_c", "nmi"], ["e_recall@1", "mAP", "mAP_r"]],
+                         ids=["neighbours", "whole ranking"])
+def test_no_n_by_n_matrix_is_held(names):
+    n = 6000
+    features, labels = torch.randn(n, 8), torch.arange(n) % 100
+    with Largest() as largest:
+        metrics.compute(names, features, labels)
+    assert n <= largest.entries < n * n // 2
+
+
+def test_no_n_by_n_matrix_is_held_where_each_pair_is_computed_once():
+    n = 8200
+    features, labels = torch.randn(n, 8), torch.arange(n) % (n // 3)
+    tracemalloc.start()  # NumPy's arrays
+    try:
+        metrics.compute(["e_recall@1", "mAP_c"], features, labels)
+        assert n <= tracemalloc.get_traced_memory()[1] // 4 < n * n // 3
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["e_recall@1", "nmi", "mAP", "dists@intra", "rho_spectrum@1"])
+def test_features_that_are_not_finite_are_refused(value, name):
+    features, labels = data()
+    features[4, 2] = features[70, 0] = value
+    with pytest.raises(UserError, match=r"^2 of 90 embeddings are not finite, the first in row 4"):
+        metrics.compute([name], features, labels)
+    with pytest.raises(UserError, match="2 of 90"):
+        metrics.compute([name], features[:3], labels[:3], gallery=(features, labels))
+
+
+@pytest.mark.parametrize("features, labels", [
+    (torch.randn(20, 6), torch.zeros(20)), (torch.randn(20, 6), torch.arange(20)),
+    (torch.randn(2, 6), torch.tensor([0, 0])), (torch.randn(2, 6), torch.tensor([0, 1])),
+    (torch.randn(1, 6), torch.tensor([0])), (torch.ones(20, 6), torch.arange(20) // 2),
+    (torch.zeros(20, 6), torch.arange(20) // 2),
+    (torch.eye(6)[:1] * torch.tensor([[1.0], [-1.0]]).repeat(10, 1), torch.arange(20) // 5)],
+    ids=["one class", "all different", "two of a class", "two classes", "one image", "equal",
+         "zero", "opposite"])
+@pytest.mark.parametrize("in_shop", [False, True])
+def test_every_metric_is_finite_on_degenerate_splits(features, labels, in_shop):
+    gallery = (features.clone(), labels) if in_shop else None
+    values = metrics.compute(NAMES, features, labels, gallery=gallery)
+    assert all(math.isfinite(value) for value in values.values()), values
+    assert all(0 <= value <= 1 for name, value in values.items() if name in SHARES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions_are_measured_in_float32(dtype):
+    features, labels = data()
+    features = features.to(dtype)
+    assert metrics.compute(NAMES, features, labels) == metrics.compute(
+        NAMES, features.float(), labels)
+
+
+def test_arrays_and_tensors_that_need_gradients_are_taken():
+    features, labels = data()
+    expected = metrics.compute(NAMES, features, labels)
+    assert metrics.compute(NAMES, features.numpy(), labels.numpy().astype(np.int32)) == expected
+    assert metrics.compute(NAMES, features.clone().requires_grad_(), labels.tolist()) == expected
+    assert all(type(value) is float for value in expected.values())
+
+
+def test_labels_need_not_count_from_0():
+    features, labels = data()
+    assert metrics.compute(NAMES, features, labels * 1000 - 17) == metrics.compute(
+        NAMES, features, labels)
+
+
+def test_repeated_evaluation_gives_the_same_numbers():
+    features, labels = data()
+    torch.manual_seed(5)
+    first = metrics.compute(NAMES, features, labels)
+    torch.manual_seed(6)
+    assert metrics.compute(NAMES, features, labels) == first
+    assert torch.initial_seed() == 6
+
+
+def test_features_are_left_as_they_were():
+    features, labels = data()
+    before = features.clone()
+    metrics.compute(NAMES, features, labels, gallery=(features, labels))
+    assert torch.equal(features, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("in_shop", [False, True])
+@pytest.mark.parametrize("has_faiss", [False, True])
+def test_a_gpu_gives_the_numbers_of_the_cpu(in_shop, has_faiss, monkeypatch):
+    if not has_faiss:
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    features, labels = data(3000, 32, 400)
+    gallery = (features[1000:], labels[1000:]) if in_shop else None
+    queries = (features[:1000], labels[:1000]) if in_shop else (features, labels)
+    expected = metrics.compute(NAMES, *queries, gallery=gallery)
+    found = metrics.compute(NAMES, *(part.cuda() for part in queries), device="cuda",
+                            gallery=gallery and tuple(part.cuda() for part in gallery))
+    for name in NAMES:  # k-means on a GPU adds up in another order
+        near = 0.02 if metrics.needs_clusters(name) else 1e-3
+        assert found[name] == pytest.approx(expected[name], abs=near), name

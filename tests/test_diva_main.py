@@ -1,0 +1,194 @@
+"""Whole runs through the command line, on tiny images."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import diva_main
+import parameters
+from tests import runs, trees
+from tests.test_layers import ROOT
+
+PUBLISHED = (  # as SampleRuns/CUB200.sh has it
+    "--dataset cub200 --diva_ssl fast_moco --diva_sharing random --loss margin --batch_mining"
+    " distance --samples_per_class 2 --diva_moco_temperature 0.01 --embed_dim 128 --evaltypes all"
+    " --arch resnet50_frozen_normalize --diva_features discriminative selfsimilarity shared intra"
+    " --tau 55 --gamma 0.2 --diva_alpha_ssl 0.3 --diva_alpha_shared 0.3 --diva_alpha_intra 0.3"
+    " --diva_rho_decorrelation 1500 --diva_moco_n_key_batches 30 --seed 0 --log_online"
+    " --project DiVA_SampleRuns --group CUB_DiVA-R50-512").split()
+THREE_WEIGHTS = ["0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5"]
+
+
+def main(*argv):
+    try:
+        return diva_main.main(parameters.read_arguments([str(word) for word in argv]))
+    except SystemExit as stop:
+        return stop.code
+
+
+def test_the_published_command_leaves_everything_that_users_look_for(tmp_path):
+    trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4)
+    assert main(*PUBLISHED, "--source_path", tmp_path, "--save_path", tmp_path / "runs",
+                "--not_pretrained", "--n_epochs", 2, "--bs", 4, "--crop_size", 32, "--resize", 36,
+                "--diva_moco_n_key_batches", 2, "--kernels", 0, "--wandb_mode", "offline") == 0
+    folder = tmp_path / "runs" / "cub200" / "CUB_DiVA-R50-512_s0"
+    evaltypes = [f"Combined_discriminative_selfsimilarity_shared_intra-{w}" for w in THREE_WEIGHTS]
+    for name in ("Parameter_Info.txt", "options.json", "training_summary.txt",
+                 "sample_recoveries.png", "checkpoint_last.pth.tar",
+                 *(f"checkpoint_{evaltype}_e_recall@1.pth.tar" for evaltype in evaltypes)):
+        assert (folder / name).stat().st_size > 0, name
+    groups = ["Train_loss", "Train_sep. loss", "Train_time", "Train_epochs", "Train_Temp",
+              "Model Grad_L2", "Model Grad_Max",
+              *(f"Test_{e}_{m}" for e in evaltypes for m in ("e_recall", "nmi", "f1", "mAP_c"))]
+    for group in groups:
+        values = runs.rows(folder, group)
+        assert len(values) == 2 and all(math.isfinite(v) for row in values for v in row.values())
+        assert (folder / "Progression_Plots" / f"Graph_{group}.svg").exists()
+    assert [*runs.rows(folder, f"Test_{evaltypes[0]}_e_recall")[0]] == [
+        "e_recall@1", "e_recall@2", "e_recall@4"]
+    assert runs.rows(folder, "Train_Temp")[0]["temp"] == pytest.approx(0.01)
+    assert "200" in (folder / "Parameter_Info.txt").read_text()
+
+
+def test_the_loss_falls_on_a_set_that_can_be_learned(tmp_path):
+    folder = runs.train(tmp_path, "--n_epochs", 12, "--loss", "softmax", "--loss_softmax_lr", 1e-2,
+                        "--lr", 5e-3, "--evaluation_metrics", "e_recall@1")
+    losses = [row["loss"] for row in runs.rows(folder, "Train_loss")]
+    assert min(losses[-3:]) < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("layout", [trees.online_products, trees.in_shop])
+def test_other_layouts_train_and_evaluate(tmp_path, layout):
+    name = {"in_shop": "in-shop"}.get(layout.__name__, layout.__name__)
+    layout(tmp_path / "data" / name)
+    folder = runs.train(tmp_path, "--dataset", name)
+    rows = runs.rows(folder, "Test_discriminative_e_recall")
+    expected = {"online_products": ["e_recall@1", "e_recall@10", "e_recall@100"],
+                "in-shop": [f"e_recall@{k}" for k in (1, 10, 20, 30, 50)]}[name]
+    assert [*rows[0]] == expected
+
+
+def test_validation_chooses_the_checkpoints(tmp_path, capsys):
+    folder = runs.train(tmp_path, "--train_val_split", 0.5, "--train_metrics", "--bs", 4)
+    assert "on the validation split" in capsys.readouterr().out
+    for split in ("Train", "Val", "Test"):
+        assert runs.rows(folder, f"{split}_discriminative_e_recall")
+
+
+def test_a_second_run_of_one_name_gets_its_own_folder(tmp_path):
+    first, second = runs.train(tmp_path), runs.train(tmp_path)
+    assert second.name == f"{first.name}_1"
+
+
+def test_checkpoints_hold_plain_types_and_evaluate_to_the_same_numbers(tmp_path, capsys):
+    folder = runs.train(tmp_path)
+    best = folder / "checkpoint_discriminative_e_recall@1.pth.tar"
+    content = torch.load(best, weights_only=True)
+    assert content["epoch"] == 0 and content["options"]["dataset"] == "tiny"
+    torch.load(folder / "checkpoint_last.pth.tar", weights_only=True)
+    recall = runs.rows(folder, "Test_discriminative_e_recall")[0]["e_recall@1"]
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    for file in (best, folder / "checkpoint_last.pth.tar"):
+        assert main(*runs.arguments(tmp_path, "--evaluate_only", "--checkpoint", file)) == 0
+        assert f"{recall:.4f}" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert runs.folders(tmp_path) == {folder}
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--source_path", "/nowhere"], "--source_path: '/nowhere/tiny/images' does not exist"),
+    (["--arch", "resnet7_normalize"], "--arch: "),
+    (["--bs", "200"], "--bs: "),
+    (["--weights_path", "/nowhere/weights.pth"], "--weights_path: "),
+    (["--loss", "pml:NoSuchLoss"], "--loss: "),
+    (["--cache", "gpu", "--device", "auto"], "--cache: "),
+])
+def test_what_only_assembly_can_refuse_leaves_nothing_behind(tmp_path, capsys, argv, message):
+    if "--weights_path" in argv:
+        argv = [*argv, "--arch", "resnet18_normalize"]
+        words = [w for w in runs.arguments(tmp_path, *argv) if w != "--not_pretrained"]
+    else:
+        words = runs.arguments(tmp_path, *argv)
+    if "gpu" in argv and torch.cuda.is_available():
+        pytest.skip("this machine has the GPU that is asked for")
+    assert main(*words) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and error[0].startswith(f"diva_main.py: error: {message}"), error
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("term", ["loss", "gradient", "weight"])
+def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, capsys, monkeypatch, term):
+    """Found at the next read, before a checkpoint: the third step of the second epoch is bad."""
+    steps = []
+
+    def spoil(*arguments):
+        steps.append(None)
+        original(*arguments)
+        if len(steps) == 5:
+            training = kept[0]
+            if term == "loss":
+                with torch.no_grad():
+                    training.objective[0].criterion.beta.fill_(math.inf)
+            elif term == "weight":
+                with torch.no_grad():
+                    next(training.network.parameters()).view(-1)[0] = math.nan
+
+    kept, build = [], diva_main.Training.__init__
+    monkeypatch.setattr(diva_main.Training, "__init__",
+                        lambda self, *a: (build(self, *a), kept.append(self))[0])
+    original = diva_main.Precision.step
+    monkeypatch.setattr(diva_main.Precision, "step", spoil)
+    if term == "gradient":
+        statistics = diva_main.gradient_statistics
+        monkeypatch.setattr(diva_main, "gradient_statistics", lambda *parameters: {
+            name: value if len(steps) != 5 else value * math.nan
+            for name, value in statistics(*parameters).items()})
+    words = runs.arguments(tmp_path, "--n_epochs", 5, "--bs", 4, "--log_every", 3)
+    assert main(*words) == 1
+    folder, = runs.folders(tmp_path)
+    report = json.loads((folder / "not_finite.json").read_text())
+    assert report["epoch"] == 1
+    assert len(report["files"]) == 4 and all(os.path.exists(file) for file in report["files"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("diva_main.py: error: ") and "is not finite in epoch 1" in error
+    last = torch.load(folder / "checkpoint_last.pth.tar", weights_only=True)
+    assert last["epoch"] == 1
+    assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_the_last_epoch_and_says_how_to_resume(tmp_path, signum):
+    process = subprocess.Popen(
+        [sys.executable, "diva_main.py", *runs.arguments(tmp_path, "--n_epochs", 5000)], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("Epoch 2"):
+            break
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, error
+    folder, = runs.folders(tmp_path)
+    assert f"--resume {folder}" in error and "Traceback" not in error
+    epochs = torch.load(folder / "checkpoint_last.pth.tar", weights_only=True)["epoch"]
+    assert epochs >= 2
+    for path in (folder / "CSV_Logs").iterdir():
+        assert len(path.read_text().splitlines()) == 1 + epochs, path
+    words = ["--resume", folder, "--n_epochs", epochs + 1]
+    assert main(*words) == 0
+    assert len(runs.rows(folder, "Train_loss")) == epochs + 1
+
+
+def test_output_without_a_terminal_has_no_progress_bars(tmp_path):
+    done = subprocess.run([sys.executable, "diva_main.py", *runs.arguments(tmp_path)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert re.search(r"Epoch 0: loss \S+, \S+ images/s", done.stdout) and "\r" not in done.stdout

@@ -1,0 +1,440 @@
+"""parameters: the frozen flags, what is derived from what, resuming."""
+
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import batchminer
+import criteria
+import datasampler
+import parameters
+from criteria import features as objective
+from parameters import FLAGS, read_arguments, resolve
+
+ROOT = Path(__file__).parent.parent
+FROZEN = json.loads((ROOT / "tests/golden/flags.json").read_text())
+METHOD = ["--diva_features", "discriminative", "selfsimilarity", "shared", "intra"]
+
+
+def options(*argv):
+    return read_arguments([str(word) for word in argv])
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_flags_of_the_original_keep_name_type_arity_and_default(name):
+    action = parameters.build_parser()._option_string_actions[name]
+    frozen = FROZEN[name]
+    default = frozen["default"]
+    if isinstance(default, str):
+        default = default.replace("<cwd>", os.getcwd())
+    assert action.default == ([0] if name == "--gpu" else default)
+    if frozen["type"] == "flag":
+        assert action.nargs == 0 and action.const is True
+    else:
+        assert action.type.__name__ == frozen["type"] and action.nargs == frozen["nargs"]
+
+
+# What SPEC adds to the original's flags -> its default.
+ADDED = {
+    "train_val_split_by_class": False,
+    "miner_parametric_mode": "uniform", "miner_parametric_n_support": 10,
+    "miner_parametric_support_lim": [0.1, 1.8],
+    "miner_anticollapse_distance_lower_cutoff": 0.5,
+    "miner_anticollapse_distance_upper_cutoff": 1.4,
+    "miner_anticollapse_cdistance_lower_cutoff": 0.5,
+    "miner_anticollapse_cdistance_upper_cutoff": 1.4, "miner_anticollapse_cdistance_cp": 0.2,
+    "miner_rho_distance_lower_cutoff": 0.5, "miner_rho_distance_upper_cutoff": 1.4,
+    "miner_rho_distance_cp": 0.2,
+    "loss_oproxy_mode": "anchor", "loss_oproxy_euclidean": False, "loss_oproxy_lrmulti": 2000,
+    "loss_oproxy_pos_alpha": 32, "loss_oproxy_neg_alpha": 32, "loss_oproxy_pos_delta": 0.1,
+    "loss_oproxy_neg_delta": -0.1, "loss_softtriplet_original": False,
+    "loss_arcface_original": False, "pml_loss_args": None, "pml_miner_args": None,
+    "evaluate_on_gpu": False, "augmentation": "base", "train_metrics": False, "optim": "adam",
+    "device": "auto", "weights_path": None, "crop_size": None, "resize": None, "precision": "fp32",
+    "channels_last": False, "compile": False, "cache": "none", "resume": None,
+    "evaluate_only": False, "checkpoint": None, "wandb_mode": "online", "wandb_entity": None,
+    "plots": "end", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
+    "check_data": False, "deterministic": False,
+}
+
+
+def test_added_flags_have_their_defaults():
+    assert FLAGS.keys() == ADDED.keys() | {name[2:] for name in FROZEN}
+    assert {name: FLAGS[name].default for name in ADDED} == ADDED
+
+
+def test_every_flag_says_what_it_does():
+    assert all(len(flag.help) > 10 for flag in FLAGS.values())
+    texts = [flag.help for name, flag in FLAGS.items() if name not in NEVER_READ + NOT_APPLIED]
+    assert len(texts) == len(set(texts))
+
+
+def test_help_is_printed_without_torch():
+    code = ("import sys, parameters\n"
+            "try: parameters.read_arguments(['--help'])\n"
+            "except SystemExit as end: assert end.code == 0\n"
+            "assert not {'torch', 'numpy'} & set(sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"--{name}" in done.stdout for name in FLAGS)
+
+
+def test_names_are_those_of_the_objective_and_registries():
+    assert set(parameters.FEATURES) == set(objective.FEATURES)
+    assert set(FLAGS["diva_sharing"].accepts) == set(objective.SHARING)
+    assert set(FLAGS["diva_intra"].accepts) == set(objective.INTRA)
+    assert set(FLAGS["diva_ssl"].accepts) <= set(criteria.SELF_SUPERVISED)
+
+
+def test_defaults_pass_their_own_checks():
+    opt = options()
+    assert opt.given == []
+    assert (opt.crop_size, opt.resize) == (224, 256)
+    assert (opt.optim, opt.batch_mining) == ("adam", "distance")
+    assert opt.evaltypes == ["discriminative"] and opt.diva_decorrelations == []
+
+
+def test_given_holds_values_that_equal_the_default():
+    opt = options("--bs", 112, "--loss=margin", "--use_sgd")
+    assert opt.given == ["bs", "loss", "use_sgd"]
+
+
+def test_the_last_of_a_flag_given_twice_wins():
+    assert options("--n_epochs", 350, "--n_epochs", 2).n_epochs == 2
+
+
+def test_no_abbreviations(capsys):
+    with pytest.raises(SystemExit):
+        options("--n_epoch", 3)
+    assert "did you mean --n_epochs?" in capsys.readouterr().err
+
+
+def test_resolve_is_pure():
+    raw = parameters.parse([*METHOD, "--evaltypes", "all", "--data_sampler", "class_random"])
+    before = json.dumps(vars(raw), sort_keys=True)
+    first, second = resolve(raw), resolve(raw)
+    assert json.dumps(vars(raw), sort_keys=True) == before
+    assert first == second
+    first.tau.append(1)
+    first.evaluation_metrics.append("f1")
+    assert options() == options()
+    assert resolve(raw) == second
+
+
+def test_flags_without_effect_warn(capsys):
+    options("--extension", "none", "--loss_binomial_margin", 0.1, "--data_gc_coreset_lim", 1)
+    assert capsys.readouterr().err == (
+        "diva_main.py: warning: --data_gc_coreset_lim, --extension, --loss_binomial_margin: "
+        "accepted for compatibility, no effect\n")
+    options("--bs", 112)
+    assert capsys.readouterr().err == ""
+
+
+NEVER_READ = ["extension", "loss_binomial_pos_weight", "loss_binomial_neg_weight",
+              "loss_binomial_margin", "loss_binomial_thresh", "loss_quadruplet_alpha1",
+              "loss_quadruplet_alpha2", "data_gc_coreset_lim"]
+NOT_APPLIED = ["miner_distance_upper_cutoff", "miner_rho_distance_upper_cutoff",
+               "miner_anticollapse_cdistance_upper_cutoff"]
+
+
+def test_flags_that_the_original_never_read_say_so():
+    assert {n for n, f in FLAGS.items() if f.help == "accepted for compatibility, no effect"} \
+        == set(NEVER_READ)
+
+
+def test_cutoffs_that_no_miner_applies_say_so(capsys):
+    for name in NOT_APPLIED:
+        assert FLAGS[name].help.startswith(parameters.NO_EFFECT)
+        options(f"--{name}", 1.3)
+        assert capsys.readouterr().err == (
+            f"diva_main.py: warning: --{name}: accepted for compatibility, no effect\n")
+
+
+# Derivations.
+
+@pytest.mark.parametrize("words", ["--use_sgd", "--optim sgd", "--use_sgd --optim sgd"])
+def test_use_sgd_and_optim_sgd_are_one(words):
+    assert options(*words.split()).optim == "sgd"
+
+
+@pytest.mark.parametrize("loss, miner", [
+    ("npair", "npair"), ("angular", "npair"), ("lifted", "lifted"), ("margin", "distance"),
+    ("snr", "distance"), ("softmax", "distance"), ("pml:TripletMarginLoss", "distance")])
+def test_mining_follows_the_loss_unless_given(loss, miner):
+    assert options("--loss", loss).batch_mining == miner
+
+
+def test_given_mining_stands():
+    assert options("--loss", "triplet", "--batch_mining", "semihard").batch_mining == "semihard"
+    guest = options("--loss", "triplet", "--batch_mining", "pml:HDCMiner")
+    assert guest.batch_mining == "pml:HDCMiner"
+
+
+@pytest.mark.parametrize("loss", sorted(criteria.TAKES))
+@pytest.mark.parametrize("miner", sorted(batchminer.MINERS))
+def test_a_loss_takes_the_miners_of_its_kind_and_no_other(loss, miner, capsys):
+    argv = ["--loss", loss, "--batch_mining", miner]
+    if criteria.TAKES[loss] == batchminer.TUPLES[miner]:
+        assert options(*argv).batch_mining == miner
+    else:
+        with pytest.raises(SystemExit):
+            options(*argv)
+        assert f"'{miner}' gives {batchminer.TUPLES[miner]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("features, pairs", [
+    (["discriminative"], []),
+    (["discriminative", "shared"], []),
+    (["shared", "discriminative", "selfsimilarity"],
+     ["selfsimilarity-discriminative", "shared-discriminative", "shared-selfsimilarity"]),
+    (METHOD[1:],
+     ["selfsimilarity-discriminative", "shared-discriminative", "intra-discriminative"]),
+    ([*METHOD[1:], "dc"], []),
+    (["discriminative", "selfsimilarity", "shared", "imrot"], []),
+    (["discriminative", "selfsimilarity", "shared", "invariantspread"], []),
+])
+def test_decorrelation_pairs_are_the_papers(features, pairs):
+    opt = options("--diva_features", *features)
+    assert opt.diva_decorrelations == pairs
+    assert opt.diva_rho_decorrelation == [1500] * len(pairs)
+
+
+def test_given_decorrelation_pairs_stand():
+    opt = options(*METHOD, "--diva_decorrelations", "shared-intra", "intra-shared",
+                  "--diva_rho_decorrelation", 3, 0.5)
+    assert opt.diva_decorrelations == ["shared-intra", "intra-shared"]
+    assert opt.diva_rho_decorrelation == [3, 0.5]
+
+
+def test_one_rho_serves_all_pairs_and_none():
+    assert options(*METHOD, "--diva_rho_decorrelation", 7).diva_rho_decorrelation == [7, 7, 7]
+    assert options("--diva_features", "discriminative", "dc",
+                   "--diva_rho_decorrelation", 500).diva_rho_decorrelation == []
+
+
+@pytest.mark.parametrize("dataset, metrics", [
+    ("online_products", "e_recall@1 e_recall@10 e_recall@100 nmi f1 mAP"),
+    ("in-shop", "e_recall@1 e_recall@10 e_recall@20 e_recall@30 e_recall@50 nmi f1 mAP_c"),
+    ("cub200", "e_recall@1 e_recall@2 e_recall@4 nmi f1 mAP_c"),
+    ("my_own", "e_recall@1 e_recall@2 e_recall@4 nmi f1 mAP_c"),
+])
+def test_datasets_have_their_metrics_unless_given(dataset, metrics):
+    assert options("--dataset", dataset).evaluation_metrics == metrics.split()
+    default = FLAGS["evaluation_metrics"].default
+    asked = options("--dataset", dataset, "--evaluation_metrics", *default)
+    assert asked.evaluation_metrics == default
+
+
+def test_a_metric_asked_for_twice_is_computed_once():
+    assert options("--evaluation_metrics", "nmi", "f1", "nmi").evaluation_metrics == ["nmi", "f1"]
+
+
+@pytest.mark.parametrize("argv, crop", [
+    ([], 224), (["--arch", "bninception_normalize"], 227),
+    (["--arch", "frozen_bninception"], None), (["--arch", "googlenet_frozen"], 227),
+    (["--augmentation", "big"], 256), (["--augmentation", "big", "--arch", "bninception"], 256),
+    (["--augmentation", "big", "--crop_size", 64], 64), (["--crop_size", 224], 224),
+])
+def test_crop_follows_backbone_and_augmentation(argv, crop, capsys):
+    if crop is None:
+        with pytest.raises(SystemExit):
+            options(*argv)
+        assert capsys.readouterr().err.startswith("diva_main.py: error: --arch")
+    else:
+        opt = options(*argv)
+        assert opt.crop_size == crop
+        assert opt.resize == (256 if "--crop_size" not in argv else round(crop * 256 / 224))
+
+
+def test_a_given_resize_stands():
+    assert options("--crop_size", 48, "--resize", 100).resize == 100
+
+
+def test_savename_is_group_and_seed_unless_given():
+    assert options("--group", "CUB", "--seed", 3).savename == "CUB_s3"
+    assert options("--savename", "mine").savename == "mine"
+
+
+def test_paths_are_absolute_whatever_the_working_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    opt = options("--source_path", "~/data", "--save_path", "runs")
+    assert opt.source_path == "/home/someone/data"
+    assert opt.save_path == os.path.join(os.getcwd(), "runs")
+    assert options().weights_path is None
+
+
+def test_guests_arguments_become_dicts():
+    opt = options("--loss", "pml:NCALoss", "--pml_loss_args", '{"softmax_scale": 2}')
+    assert opt.pml_loss_args == {"softmax_scale": 2} and opt.pml_miner_args == {}
+
+
+@pytest.mark.parametrize("sampler", sorted(datasampler.SAMPLERS))
+def test_samplers_that_group_by_class_want_whole_groups(sampler):
+    argv = ["--data_sampler", sampler, "--bs", 8, "--samples_per_class", 3]
+    if sampler in ("random", "full_random", "rrandom", "random_semi_class", "full_greedy_coreset"):
+        assert options(*argv).bs == 8
+    else:
+        with pytest.raises(SystemExit):
+            options(*argv)
+
+
+def test_features_other_than_the_published_need_no_decorrelation_flags():
+    for feature in parameters.FEATURES:
+        opt = options("--diva_features", feature, "--evaltypes", "all")
+        assert opt.evaltypes == [feature]
+
+
+def test_without_discriminative_all_is_evaluated_unless_given():
+    assert options("--diva_features", "shared").evaltypes == ["shared"]
+    opt = options("--diva_features", "shared", "intra")
+    assert opt.evaltypes[0] == "Combined_shared_intra-1-1"
+    assert options(*METHOD).evaltypes == ["discriminative"]
+    assert options("--diva_features", "shared", "intra",
+                   "--evaltypes", "intra").evaltypes == ["intra"]
+
+
+def test_moco_needs_no_unit_length():
+    argv = ["--diva_features", "discriminative", "selfsimilarity", "--arch", "resnet18"]
+    assert options(*argv, "--diva_ssl", "moco").diva_ssl == "moco"
+    assert options("--arch", "resnet18").arch == "resnet18"  # nothing self-supervised trains
+
+
+# Secrets and files.
+
+def test_the_key_is_in_no_public_option():
+    opt = options("--wandb_key", "secret-0123")
+    assert opt.wandb_key == "secret-0123"
+    assert "secret" not in json.dumps(parameters.public(opt))
+    assert options().wandb_key is None
+
+
+def test_public_options_survive_json():
+    opt = options(*METHOD, "--evaltypes", "all")
+    assert json.loads(json.dumps(parameters.public(opt))) == parameters.public(opt)
+
+
+COMMANDS = st.fixed_dictionaries({}, optional={
+    "--diva_features": st.lists(st.sampled_from(parameters.FEATURES), min_size=1, unique=True),
+    "--loss": st.sampled_from(sorted(criteria.LOSSES)),
+    "--batch_mining": st.sampled_from(sorted(batchminer.MINERS)),
+    "--data_sampler": st.sampled_from(sorted(datasampler.SAMPLERS)),
+    "--dataset": st.sampled_from(["cub200", "cars196", "online_products", "in-shop", "x"]),
+    "--arch": st.sampled_from(["resnet18_normalize", "bninception", "resnet50_frozen_normalize"]),
+    "--augmentation": st.sampled_from(["base", "big"]),
+    "--evaltypes": st.sampled_from([["all"], ["discriminative", "all"]]),
+    "--optim": st.sampled_from(["sgd", "adam"]),
+    "--seed": st.integers(0, 9), "--bs": st.sampled_from([7, 8, 112]),
+    "--diva_rho_decorrelation": st.lists(st.integers(0, 9), min_size=1, max_size=3),
+})
+
+
+@settings(max_examples=150, deadline=None)
+@given(COMMANDS)
+def test_resolving_what_is_resolved_changes_nothing(command):
+    argv = []
+    for flag, value in command.items():
+        argv += [flag, *map(str, value if isinstance(value, list) else [value])]
+    try:
+        opt = resolve(parameters.parse(argv))
+    except parameters.UserError:
+        return
+    assert resolve(opt) == opt
+    assert resolve(Namespace(**json.loads(json.dumps(vars(opt))))) == opt
+
+
+# Resuming.
+
+@pytest.fixture
+def run(tmp_path):
+    """run(*argv) -> the folder of a run with these options, and the options."""
+
+    def start(*argv):
+        opt = options("--save_path", tmp_path, *argv)
+        (tmp_path / "options.json").write_text(json.dumps(parameters.public(opt)))
+        return tmp_path, opt
+
+    return start
+
+
+def test_resume_takes_every_option_from_the_run(run):
+    folder, opt = run(*METHOD, "--evaltypes", "all", "--dataset", "online_products", "--seed", 5,
+                      "--loss", "triplet", "--crop_size", 64, "--device", "cpu", "--use_sgd")
+    again = options("--resume", folder)
+    assert again.resume == str(folder)
+    changed = {"resume": str(folder), "given": sorted([*opt.given, "resume"])}
+    assert again == Namespace(**(vars(opt) | changed))
+    twice = Namespace(**parameters.public(again))
+    (folder / "options.json").write_text(json.dumps(vars(twice)))
+    assert options("--resume", folder) == again
+
+
+def test_resume_lets_what_may_change_change(run):
+    folder, opt = run("--n_epochs", 10, "--kernels", 4)
+    again = options("--resume", folder, "--n_epochs", 20, "--kernels", 0, "--device", "cpu",
+                    "--wandb_key", "k")
+    assert (again.n_epochs, again.kernels, again.device, again.wandb_key) == (20, 0, "cpu", "k")
+    assert again.bs == opt.bs
+
+
+@pytest.mark.parametrize("same", [
+    ["--lr", "0.00001"], ["--evaltypes", "all"], [*METHOD], ["--diva_rho_decorrelation", "9"],
+    ["--crop_size", "224"], ["--savename", "group_plus_seed"], ["--optim", "adam"],
+    ["--tau", "3", "7"]])
+def test_resume_accepts_flags_that_mean_what_the_run_has(run, same):
+    folder, opt = run(*METHOD, "--evaltypes", "all", "--diva_rho_decorrelation", 9, "--tau", 3, 7)
+    again = options("--resume", folder, *same)
+    assert vars(again) | {"resume": None, "given": opt.given} == vars(opt)
+
+
+@pytest.mark.parametrize("flag, line", [
+    (["--lr", "0.1"], "--lr: 0.1 given, but the run in '{}' has 1e-05"),
+    (["--diva_features", "intra"],
+     "--diva_features: intra given, but the run in '{}' has discriminative"),
+    (["--evaluate_only"], "--evaluate_only: True given, but the run in '{}' has False"),
+    (["--dataset", "cars196"], "--dataset: 'cars196' given, but the run in '{}' has 'cub200'"),
+    (["--crop_size", "64"], "--crop_size: 64 given, but the run in '{}' has 224"),
+    (["--tau", "5", "8"], "--tau: 5 8 given, but the run in '{}' has 10000"),
+])
+def test_resume_refuses_other_differences(run, capsys, flag, line):
+    folder, _ = run()
+    with pytest.raises(SystemExit) as end:
+        options("--resume", folder, *flag)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
+        "--device, --gpu, --source_path, --plots, --wandb_key, --wandb_mode\n")
+
+
+@pytest.mark.parametrize("content", [
+    None, "", "{", "[]", '{"unknown_option": 1}', '{"lr": "fast"}', '{"tau": 5}', '{"tau": ["a"]}',
+    '{"bs": 1.5}', '{"use_sgd": 1}', '{"bs": true}', '{"loss": null}', '{"given": ["nonsense"]}',
+    '{"given": 5}', '{"given": [[]]}', '{"pml_loss_args": 3}', "\udcff", "[" * 100000])
+def test_resume_refuses_a_folder_without_a_runs_options(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "options.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(SystemExit) as end:
+        options("--resume", tmp_path)
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert told.startswith("diva_main.py: error: --resume: ") and told.count("\n") == 1
+    assert f"{str(tmp_path / 'options.json')!r}" in told
+
+
+def test_resume_checks_the_stored_values(tmp_path, capsys):
+    (tmp_path / "options.json").write_text('{"lr": -3}')
+    with pytest.raises(SystemExit):
+        options("--resume", tmp_path)
+    assert capsys.readouterr().err == (
+        "diva_main.py: error: --lr: -3 given; accepted: a number above 0\n")
+
+
+def test_resume_fills_options_that_an_older_version_lacked(tmp_path):
+    (tmp_path / "options.json").write_text('{"bs": 30}')
+    assert (options("--resume", tmp_path).bs, options("--resume", tmp_path).lr) == (30, 1e-5)

@@ -1,0 +1,235 @@
+"""A continued run ends as if it had never stopped: the same weights, rows, checkpoints, values."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+
+import diva_main
+import parameters
+from tests import runs, trees
+
+EPOCHS = 3
+EVERY_FEATURE = (
+    "--diva_features", *runs.FOUR, "dc", "imrot", "invariantspread", "--diva_dc_update_f", 2,
+    "--diva_decorrelations", "selfsimilarity-discriminative", "shared-intra",
+    "--diva_rho_decorrelation", 10, 20, "--evaltypes", "discriminative",
+    "Combined_discriminative_shared-1-0.5", "--storage_metrics", "e_recall@1", "nmi", "--tau", 2,
+    "--loss_margin_beta_lr", 0.1)
+SETTINGS = {
+    "every feature": EVERY_FEATURE,
+    "storage with momentum": ("--data_sampler", "distmoment_batchmatch", "--data_mb_mom", 0.9,
+                              "--data_batchmatch_ncomps", 5, "--scheduler", "exp", "--gamma", 0.5),
+    "deep clustering": ("--diva_features", "discriminative", "dc", "--diva_dc_update_f", 2,
+                        "--use_sgd"),
+    "learned temperature": ("--diva_features", *runs.FOUR, "--diva_moco_trainable_temp",
+                            "--diva_moco_temp_lr", 0.01, "--precision", "bf16"),
+    "two workers": ("--diva_features", *runs.FOUR, "--kernels", 2),
+}
+MORE_SETTINGS = {
+    "storage filled anew": ("--data_sampler", "d2_coreset", "--data_idx_full_prec"),
+    "criterion chooses": ("--data_sampler", "criterion_batchmatch",
+                          "--data_batchmatch_ncomps", 3),
+    "validation": ("--train_val_split", 0.5, "--bs", 4, "--fc_lr", 0.01, "--train_metrics"),
+    "random miners, plots": ("--batch_mining", "semihard", "--loss", "triplet", "--plots", "epoch",
+                             "--cluster_every", 2, "--data_sampler", "random"),
+    "proxies": ("--loss", "oproxy", "--augmentation", "big", "--crop_size", 32, "--cache", "ram",
+                "--data_sampler", "class_random_unique", "--plots", "end"),
+    "plain moco": ("--diva_features", "selfsimilarity", "--diva_ssl", "moco", "--data_sampler",
+                   "rrandom", "--channels_last"),
+}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Four batches of eight an epoch."""
+    trees.class_folders(tmp_path / "data" / "tiny", n_classes=8, n_images=8)
+    return tmp_path
+
+
+def main(*argv) -> int:
+    return diva_main.main(parameters.read_arguments([str(word) for word in argv]))
+
+
+def refuse(capsys, *argv) -> str:
+    """The one line of the error of a command that is refused before any work."""
+    capsys.readouterr()
+    try:
+        assert main(*argv) == 2
+    except SystemExit as stop:
+        assert stop.code == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("diva_main.py: error: ")
+    return line.removeprefix("diva_main.py: error: ")
+
+
+def stop_at(monkeypatch, step: int, stop=lambda: os.kill(os.getpid(), signal.SIGTERM)) -> None:
+    """Calls `stop` behind the optimiser's step number `step` of what runs next."""
+    taken, original = [], diva_main.Precision.step
+
+    def counted(*arguments):
+        original(*arguments)
+        taken.append(None)
+        if len(taken) == step:
+            stop()
+
+    monkeypatch.setattr(diva_main.Precision, "step", counted)
+
+
+@pytest.mark.parametrize("setting", [
+    *SETTINGS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_SETTINGS)])
+def test_a_continued_run_ends_like_one_that_never_stopped(data, monkeypatch, setting):
+    """Stopped within its second epoch, continued, stopped behind it, continued."""
+    argv = (*(SETTINGS | MORE_SETTINGS)[setting], "--n_epochs", EPOCHS)
+    whole = runs.train(data, *argv)
+    steps = len(runs.assembled(data, *argv).loader)
+    with monkeypatch.context() as patch:
+        stop_at(patch, steps + steps // 2)
+        assert main(*runs.arguments(data, *argv)) == 128 + signal.SIGTERM
+    folder, = runs.folders(data) - {whole}
+    assert runs.last(folder)["epoch"] == 1
+    with monkeypatch.context() as patch:
+        stop_at(patch, steps + 1)
+        assert main("--resume", folder) == 128 + signal.SIGTERM
+    assert runs.last(folder)["epoch"] == 2
+    runs.resume(folder)
+    assert runs.last(folder)["epoch"] == EPOCHS
+    assert runs.differences(whole, folder) == []
+
+
+def test_the_comparison_of_runs_sees_a_difference(data):
+    """Of a seed, and of the last bit of one weight."""
+    first, second = runs.train(data), runs.train(data, "--seed", 2)
+    different = runs.differences(first, second)
+    assert any("state_dict" in name for name in different)
+    assert any("loss.csv" in name for name in different)
+    copy = shutil.copytree(first, data / "copy")
+    assert runs.differences(first, copy) == []
+    state = runs.last(copy)
+    weight = next(iter(state["state_dict"].values())).view(-1)
+    weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))
+    torch.save(state, copy / "checkpoint_last.pth.tar")
+    assert len(runs.differences(first, copy)) == 1
+
+
+def test_an_exception_within_an_epoch_loses_that_epoch_alone(data, monkeypatch):
+    whole = runs.train(data, "--n_epochs", 2)
+
+    def fail():
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        stop_at(patch, 7, fail)
+        main(*runs.arguments(data, "--n_epochs", 2))
+    folder, = runs.folders(data) - {whole}
+    runs.resume(folder)
+    assert runs.differences(whole, folder) == []
+
+
+def test_more_epochs_for_a_finished_run(data):
+    folder = runs.train(data, "--n_epochs", 1)
+    runs.resume(folder, "--n_epochs", 3)
+    assert runs.last(folder)["epoch"] == 3
+    assert json.loads((folder / "options.json").read_text())["n_epochs"] == 3
+    assert len(runs.rows(folder, "Train_loss")) == 3
+
+
+def test_resuming_a_finished_run_shows_its_table_and_changes_nothing(data, capsys):
+    folder = runs.train(data, "--n_epochs", 2)
+    table = capsys.readouterr().out.split("\n\n")[1]
+    before = shutil.copytree(folder, data / "before")
+    runs.resume(folder)
+    assert table in capsys.readouterr().out
+    assert runs.differences(before, folder) == []
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over_in_its_folder(data, monkeypatch):
+    whole = runs.train(data, "--n_epochs", 2)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path, state):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(diva_main.checkpoint, "save", kill)  # the rows of its first epoch are written
+        main(*runs.arguments(data, "--n_epochs", 2))
+    folder, = runs.folders(data) - {whole}
+    assert len(runs.rows(folder, "Train_loss")) == 1
+    assert not (folder / "checkpoint_last.pth.tar").exists()
+    runs.resume(folder)
+    assert runs.differences(whole, folder) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "another run's"])
+def test_a_damaged_last_checkpoint_is_refused_and_stays(data, capsys, damage):
+    folder = runs.train(data)
+    last = folder / "checkpoint_last.pth.tar"
+    if damage == "cut":
+        last.write_bytes(last.read_bytes()[:-1000])
+    elif damage == "empty":
+        last.write_bytes(b"")
+    elif damage == "foreign":
+        torch.save({"epoch": 3, "weights": torch.zeros(3)}, last)
+    else:
+        other = runs.train(data, "--embed_dim", 8)
+        shutil.copy(other / last.name, last)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    error = refuse(capsys, "--resume", folder, "--n_epochs", 2)
+    assert error.startswith(f"--resume: {str(last)!r} ") and "accepted: " in error
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_folder_may_be_moved(data):
+    whole = runs.train(data, "--n_epochs", 3)
+    folder = runs.train(data, "--n_epochs", 2)
+    moved = shutil.move(folder, data / "elsewhere")
+    runs.resume(moved, "--n_epochs", 3)
+    assert runs.differences(whole, moved) == [] and runs.folders(data) == {whole}
+
+
+def test_lost_and_torn_csv_files_come_back(data):
+    whole = runs.train(data, "--n_epochs", 3)
+    folder = runs.train(data, "--n_epochs", 2)
+    lost, torn, *_ = sorted((folder / "CSV_Logs").glob("Data_Test*"))
+    lost.unlink()
+    torn.write_bytes(torn.read_bytes()[:-3])
+    runs.resume(folder, "--n_epochs", 3)
+    assert runs.differences(whole, folder) == []
+
+
+def test_what_may_change_changes_and_the_rest_is_refused(data, capsys):
+    """Other options are read from the run; giving them anew as they are is no difference."""
+    whole = runs.train(data, "--n_epochs", 2)
+    folder = runs.train(data, "--n_epochs", 1)
+    shutil.move(data / "data", data / "moved")
+    changed = ["--n_epochs", 2, "--kernels", 1, "--device", "cpu", "--gpu", 0, "--source_path",
+               data / "moved", "--plots", "end", "--wandb_mode", "offline"]
+    for flag, value in (("--seed", 0), ("--bs", 4), ("--lr", 1), ("--savename", "other"),
+                        ("--precision", "bf16"), ("--save_path", data)):
+        error = refuse(capsys, "--resume", folder, *changed, flag, value)
+        assert error.startswith(f"{flag}: ") and "on resume may change: --n_epochs" in error
+    assert len(runs.rows(folder, "Train_loss")) == 1
+    same = ["--seed", 1, "--bs", 8, "--embed_dim", 16, "--dataset", "tiny"]
+    runs.resume(folder, *changed, *same)
+    assert not [name for name in runs.differences(whole, folder) if not name.endswith(".svg")]
+    assert (folder / "Progression_Plots" / "Graph_Train_loss.svg").exists()
+
+
+def test_weights_that_the_checkpoint_replaces_need_not_be_there_any_more(data):
+    """Neither for `--resume` nor for `--evaluate_only`: the file or the network may be gone."""
+    argv = [word for word in runs.arguments(data, "--arch", "resnet18_normalize", "--n_epochs", 1)
+            if word != "--not_pretrained"]
+    weights = data / "weights.pth"
+    from torchvision.models import resnet18
+    torch.save(resnet18(weights=None).state_dict(), weights)
+    assert main(*argv, "--weights_path", weights) == 0
+    weights.unlink()
+    folder, = runs.folders(data)
+    runs.resume(folder, "--n_epochs", 2)
+    assert main(*argv, "--weights_path", weights, "--evaluate_only", "--checkpoint",
+                folder / "checkpoint_last.pth.tar") == 0

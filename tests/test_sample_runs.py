@@ -1,0 +1,93 @@
+"""SampleRuns: every command is read, and those of the published runs have the published values."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from parameters import read_arguments
+
+FOLDER = Path(__file__).parent.parent / "SampleRuns"
+FOUR = ["discriminative", "selfsimilarity", "shared", "intra"]
+
+
+def commands(script, datapath="/data"):
+    """The options of each diva_main.py command in `script`, run without further flags."""
+    text = (FOLDER / script).read_text().replace("\\\n", " ")
+    for line in re.findall(r"^\s*python diva_main\.py (.*)$", text, re.MULTILINE):
+        words = shlex.split(line.replace("$datapath", datapath))
+        yield read_arguments([word for word in words if word not in ("${@:2}", "$@")])
+
+
+R50, IBN = "resnet50_frozen_normalize", "bninception_normalize"
+# (script, position in it): dataset, group, arch, epochs, tau, gamma, alpha, rho, key batches, seed
+PUBLISHED = {
+    ("CUB200.sh", 0): ("cub200", "CUB_DiVA-R50-512", R50, 350, 55, 0.2, 0.3, 1500, 30, 0),
+    ("CUB200.sh", 1): ("cub200", "CUB_DiVA-IBN-512", IBN, 350, 70, 0.3, 0.1, 300, 30, 0),
+    ("CARS196.sh", 0): ("cars196", "CAR_DiVA-R50-512", R50, 350, 70, 0.2, 0.15, 100, 30, 0),
+    ("CARS196.sh", 1): ("cars196", "CAR_DiVA-IBN-512", IBN, 350, 160, 0.3, 0.15, 100, 30, 1),
+    ("SOP.sh", 0): ("online_products", "SOP_DiVA-R50-512", R50, 150, 70, 0.3, 0.2, 150, 70, 0),
+    ("SOP.sh", 1): ("online_products", "SOP_DiVA-IBN-512", IBN, 150, 80, 0.3, 0.1, 150, 70, 0),
+}
+
+
+@pytest.mark.parametrize("script, position", PUBLISHED)
+def test_published_runs(script, position):
+    opt = list(commands(script))[position]
+    assert (opt.dataset, opt.group, opt.arch, opt.n_epochs, *opt.tau, opt.gamma, opt.diva_alpha_ssl,
+            opt.diva_rho_decorrelation[0], opt.diva_moco_n_key_batches, opt.seed) \
+        == PUBLISHED[script, position]
+    assert opt.diva_alpha_ssl == opt.diva_alpha_shared == opt.diva_alpha_intra
+    assert len(opt.diva_rho_decorrelation) == 3 and len(set(opt.diva_rho_decorrelation)) == 1
+    assert opt.diva_features == FOUR and len(opt.evaltypes) >= 3
+    assert all(e.startswith("Combined_" + "_".join(FOUR)) for e in opt.evaltypes)
+    assert (opt.diva_ssl, opt.diva_sharing) == ("fast_moco", "random")
+    assert opt.diva_moco_temperature == 0.01
+    assert (opt.loss, opt.batch_mining, opt.samples_per_class) == ("margin", "distance", 2)
+    assert (opt.embed_dim, opt.bs, opt.lr, opt.source_path) == (128, 112, 1e-5, "/data")
+    assert opt.log_online and opt.project == "DiVA_SampleRuns"
+
+
+def test_deep_clustering_run():
+    opt, = commands("DeepClustering.sh")
+    assert (opt.dataset, opt.arch, opt.n_epochs, opt.seed) == ("cub200", IBN, 200, 0)
+    assert (opt.diva_features, opt.embed_dim, opt.bs) == (["discriminative", "dc"], 256, 104)
+    assert (opt.diva_dc_update_f, opt.diva_dc_ncluster) == (2, 300)
+    assert opt.diva_decorrelations == []  # as the original: none beside dc, whatever rho is
+    assert opt.log_online and opt.project == "DiVA_Experiments"
+
+
+def test_quickstart_is_the_method_on_the_embedded_data():
+    opt, = commands("Quickstart.sh")
+    assert (opt.dataset, opt.diva_features, opt.device) == ("glyphs", FOUR, "cpu")
+    assert opt.not_pretrained and not opt.log_online
+    assert opt.source_path == os.path.abspath("Datasets")
+    assert opt.save_path == os.path.abspath("Training_Results")
+
+
+def test_every_script_is_known_and_executable():
+    scripts = {path.name for path in FOLDER.glob("*.sh")}
+    assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh"}
+    assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
+
+
+@pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh"])
+def test_scripts_pass_on_folder_and_further_flags(script, tmp_path):
+    (tmp_path / "my data").mkdir()
+    done = subprocess.run([FOLDER / script, "my data", "--n_epochs", "1", "--group", "a b"],
+                          cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo"})
+    for line in done.stdout.splitlines():
+        assert f"--source_path {tmp_path / 'my data'} " in line
+        assert line.endswith("--n_epochs 1 --group a b")
+    assert len(done.stdout.splitlines()) == len(list(commands(script)))
+
+
+@pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh"])
+def test_scripts_say_what_they_want(script):
+    done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("usage: bash ") and done.stderr.count("\n") == 1

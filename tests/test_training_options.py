@@ -1,0 +1,319 @@
+"""What the options of a training do, measured on the steps of the epoch loop.
+
+Every test compares with the run without the option, so that an option without effect fails.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from datasets.loader import Loader
+from evaluation.embed import embed
+from tests import runs, trees
+from tests.test_layers import ROOT
+from tests.test_training_contract import SMALLEST, named_parameters, train
+
+# Losses that follow from the embeddings alone: no miner whose choice a rounding may change.
+STEADY = ("--loss", "multisimilarity", "--diva_features", "discriminative", "selfsimilarity",
+          "imrot", "invariantspread", "--diva_decorrelations", "selfsimilarity-discriminative",
+          "--diva_rho_decorrelation", 100)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("options")
+    trees.class_folders(folder / "data" / "tiny", n_classes=8, n_images=4)
+    return folder
+
+
+def steps(tree, *argv):
+    """(the training, what its first two steps saw, what they started from)."""
+    training = runs.assembled(tree, *SMALLEST, *argv)
+    return training, *train(training, alone=False)
+
+
+def convolutions(training):
+    return [m for m in training.network.modules() if isinstance(m, torch.nn.Conv2d)]
+
+
+def assert_same_step(one, other, tolerance: float) -> None:
+    """Losses and the gradients behind the backbone agree, an error measured by a tensor's largest
+    entry; in the backbone, where rounding decides near ties of poolings and rectifiers, gradients
+    point the same way."""
+    for name, loss in one.losses.items():
+        torch.testing.assert_close(other.losses[name], loss, rtol=tolerance, atol=tolerance)
+    for name, gradient in one.gradients.items():
+        if gradient is None:
+            assert other.gradients[name] is None, name
+        elif name.startswith("model.") and "last_linear" not in name:
+            pair = gradient.flatten(), other.gradients[name].flatten()
+            assert torch.cosine_similarity(*pair, dim=0) > 0.98, name
+            assert 0.95 < pair[0].norm() / pair[1].norm() < 1.05, name
+        else:
+            error = (other.gradients[name] - gradient).abs().max()
+            assert error < tolerance * gradient.abs().max() + 1e-7, name
+
+
+def test_fp32_without_a_cache_is_what_a_run_does_unless_told_otherwise(tmp_path):
+    """The faster paths below are compared with it."""
+    argv = ("--diva_features", *runs.FOUR, *SMALLEST)
+    plain = runs.train(tmp_path, *argv)
+    named = runs.train(tmp_path, *argv, "--precision", "fp32", "--cache", "none")
+    assert runs.differences(plain, named) == []
+
+
+def test_bf16_computes_the_network_in_bf16_and_the_objective_in_fp32(tree):
+    _, plain, _ = steps(tree, *STEADY)
+    dtypes = set()
+    fast = runs.assembled(tree, *SMALLEST, *STEADY, "--precision", "bf16")
+    for network in (fast.network, fast.objective[1].key_network):
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(lambda m, i, output: dtypes.add(output.dtype))
+    rounded, _ = train(fast, alone=False)
+    assert dtypes == {torch.bfloat16}
+    for name, loss in plain[0].losses.items():
+        assert rounded[0].losses[name].dtype == torch.float32
+        assert 0 < (rounded[0].losses[name] - loss).abs() < 0.05 * loss.abs(), name
+    assert all(gradient is None or gradient.dtype == torch.float32
+               for gradient in rounded[0].gradients.values())
+
+
+def test_bf16_embeddings_are_near_those_of_fp32(tree):
+    training = runs.assembled(tree, *SMALLEST)
+    loader = Loader(training.splits["testing"], training.opt, "cpu")
+    exact, rounded = (embed(training.network, loader, ["discriminative"], autocast) for autocast in
+                      (training.precision.autocast,
+                       runs.assembled(tree, "--precision", "bf16").precision.autocast))
+    assert 0 < (exact - rounded).norm(dim=1).max() < 0.02
+
+
+def test_channels_last_changes_the_memory_not_the_numbers(tree):
+    def inner_channels(tensor):
+        return tensor.is_contiguous(memory_format=torch.channels_last) and tensor.stride(1) == 1
+
+    training, plain, _ = steps(tree, *STEADY)
+    fast = runs.assembled(tree, *SMALLEST, *STEADY, "--channels_last")
+    seen, outputs = [], []
+    fast.objective[0].prepare = lambda batch: (seen.extend(
+        (batch.images, batch.second_views, batch.rotated_views)), batch)[1]
+    for module in convolutions(fast):
+        module.register_forward_hook(lambda m, i, output: outputs.append(output))
+    changed, _ = train(fast, alone=False)
+    assert all(map(inner_channels, seen + outputs)) and len(seen) == 6
+    wide = [(own, keys) for own, keys in zip(
+        fast.network.parameters(), fast.objective[1].key_network.parameters(), strict=True)
+        if own.dim() == 4 and own.shape[1] > 1]
+    assert len(wide) > 20 and all(inner_channels(w) for pair in wide for w in pair)
+    assert not any(w.shape[1] > 1 and w.shape[2] > 1 and inner_channels(w)
+                   for m in convolutions(training) for w in [m.weight])
+    assert_same_step(plain[0], changed[0], 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")),
+                    reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_give_the_same_numbers(tree):
+    from torch._dynamo.utils import counters
+
+    _, plain, _ = steps(tree, *STEADY)
+    counters.clear()
+    fast, compiled, _ = steps(tree, *STEADY, "--compile")
+    assert counters["stats"]["unique_graphs"] >= 2 and not counters["graph_break"]
+    assert_same_step(plain[0], compiled[0], 1e-4)
+    # The key network, too; and evaluation of a last batch that is shorter.
+    assert fast.objective[1].key_network._compiled_call_impl is not None
+    loader = Loader(fast.splits["testing"], fast.opt, "cpu")
+    loader.batches.batch_size = 7
+    compiled_heads = embed(fast.network, loader, ["discriminative"])
+    with torch.compiler.set_stance("force_eager"):
+        eager_heads = embed(fast.network, loader, ["discriminative"])
+    torch.testing.assert_close(compiled_heads, eager_heads, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_where_torch_cannot_compile_the_run_is_refused(tmp_path):
+    """In one line, before anything is written."""
+    words = runs.arguments(tmp_path, *SMALLEST, "--compile")
+    done = subprocess.run(
+        [sys.executable, "diva_main.py", *words], cwd=ROOT, capture_output=True, text=True,
+        env=os.environ | {"CXX": "no-such-compiler", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(
+            tmp_path / "cache")})
+    line, = (line for line in done.stderr.splitlines() if line.startswith("diva_main.py"))
+    assert line.startswith("diva_main.py: error: --compile: torch cannot compile here: ")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cache_in_memory_gives_a_bit_identical_run(tmp_path, capsys):
+    argv = ("--diva_features", *runs.FOUR, *SMALLEST, "--n_epochs", 2)
+    plain = runs.train(tmp_path, *argv)
+    assert "--cache" not in capsys.readouterr().out
+    cached = runs.train(tmp_path, *argv, "--cache", "ram")
+    assert "decoded images need" in capsys.readouterr().out
+    assert runs.differences(plain, cached) == []
+
+
+def test_a_cache_in_memory_reads_no_file_twice(tree, monkeypatch):
+    training = runs.assembled(tree, *SMALLEST, "--cache", "ram")
+
+    def refuse(path):
+        raise AssertionError(f"decodes {path}")
+
+    monkeypatch.setattr("datasets.images.decode", refuse)
+    assert len(train(training, alone=False)[0]) == 2
+    with pytest.raises(AssertionError, match="decodes"):
+        steps(tree)
+
+
+OPTIMISERS = {"adam": [], "sgd": ["--optim", "sgd"]}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.parametrize("fc_lr", [None, 0.02, 0])
+def test_two_steps_of_the_optimiser(tree, name, fc_lr):
+    """Adam and SGD with momentum 0.9 by their formulas; decay on the network alone; --fc_lr."""
+    argv = [] if fc_lr is None else ["--fc_lr", fc_lr]
+    training, seen, start = steps(tree, "--lr", 1e-3, "--decay", 0.1, "--loss_margin_beta_lr", 0.05,
+                                  *OPTIMISERS[name], *argv)
+    for key, value in named_parameters(training).items():
+        own = key.startswith("discriminative: ")
+        head = "last_linear" in key
+        lr = 0.05 if own else 1e-3 if not head or fc_lr is None else fc_lr
+        expected = start[key].double()
+        first = second = torch.zeros_like(expected)
+        for t, step in enumerate(seen, 1):
+            gradient = step.gradients[key].double() + (0 if own else 0.1) * expected
+            if name == "sgd":
+                first = 0.9 * first + gradient
+                expected = expected - lr * first
+            else:
+                first = 0.9 * first + 0.1 * gradient
+                second = 0.999 * second + 0.001 * gradient**2
+                expected = expected - lr * (first / (1 - 0.9**t)) / (
+                    (second / (1 - 0.999**t)).sqrt() + 1e-8)
+        torch.testing.assert_close(value.detach().double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_use_sgd_is_optim_sgd(tree):
+    trained = [named_parameters(steps(tree, *argv)[0]) for argv in (
+        [], ["--use_sgd"], ["--optim", "sgd"])]
+    adam, one, other = ([parameter.detach() for parameter in t.values()] for t in trained)
+    assert all(map(torch.equal, one, other)) and not any(map(torch.equal, adam, one))
+
+
+SCHEDULES = {
+    "step": (["--tau", 1, 3, "--gamma", 0.5], lambda e: 0.5 ** ((e >= 1) + (e >= 3))),
+    "exp": (["--scheduler", "exp", "--gamma", 0.7], lambda e: 0.7**e),
+    "none": (["--scheduler", "none", "--tau", 1, "--gamma", 0.5], lambda e: 1),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_learning_rates_over_the_epochs(tree, name):
+    """Of all groups, as logged by each epoch and as its steps have used them."""
+    argv, factor = SCHEDULES[name]
+    training = runs.assembled(tree, *SMALLEST, *argv, "--lr", 1e-3, "--fc_lr", 0.02,
+                              "--loss_margin_beta_lr", 0.3)
+    logged, used, step = [], [], training.precision.step
+
+    class Logger:
+        def log(self, split, group, segments):
+            if group == "Learning rate":
+                logged.append(segments)
+
+    training.precision.step = lambda optimiser: (used.append(
+        {group["name"]: group["lr"] for group in optimiser.param_groups}), step(optimiser))[1]
+    training.logger = Logger()
+    for epoch in range(5):
+        training.train_epoch(epoch)
+    base = {"network": 1e-3, "heads": 0.02, "criterion of discriminative": 0.3}
+    for epoch in range(5):
+        expected = {group: pytest.approx(lr * factor(epoch)) for group, lr in base.items()}
+        assert logged[epoch] == used[2 * epoch] == used[2 * epoch + 1] == expected
+
+
+def best_epochs(folder) -> dict[str, int]:
+    """{storage metric: epoch of its checkpoint}."""
+    name = "checkpoint_discriminative_"
+    return {path.name.removeprefix(name).removesuffix(".pth.tar"):
+            torch.load(path, weights_only=True)["epoch"] for path in folder.glob(f"{name}*")}
+
+
+@pytest.mark.parametrize("argv, split", [
+    ([], "Test"), (["--train_val_split", 0.5], "Val"),
+    (["--train_val_split", 0.5, "--train_val_split_by_class"], "Val"),
+    (["--train_val_split", 0.5, "--train_val_split_by_class", "--dataset", "in-shop"], "Val")])
+def test_checkpoints_are_the_best_on_validation_where_there_is_one(tmp_path, capsys, argv, split):
+    trees.in_shop(tmp_path / "data" / "in-shop", n_classes=8)
+    folder = runs.train(tmp_path, "--n_epochs", 4, "--bs", 4, "--evaluation_metrics", "e_recall@1",
+                        "--storage_metrics", "mAP", "dists@intra", *argv)
+    best, found = best_epochs(folder), runs.last(folder)["evaluator"]["best"]
+    assert best.keys() == {"mAP", "dists@intra"}
+    assert (folder / "CSV_Logs" / "Data_Val_discriminative_mAP.csv").exists() == (split == "Val")
+    for _, metric, entry in found:
+        values, on_test = ([row[metric] for row in runs.rows(
+            folder, f"{name}_discriminative_{metric.split('@')[0]}")] for name in (split, "Test"))
+        assert len(values) == 4 and (split == "Test") == (values == on_test)
+        assert entry["value"] == values[best[metric]] == max(values)
+    assert f"on the {'validation' if split == 'Val' else 'test'} split" in capsys.readouterr().out
+
+
+def pictures(tree, *argv):
+    """(main views, second views) of the first training batch, and the first test batch's."""
+    training = runs.assembled(tree, *SMALLEST, "--diva_features", *runs.FOUR, *argv)
+    batch = next(training.loader.epoch(0))
+    test = next(Loader(training.splits["testing"], training.opt, "cpu").epoch(0))
+    return batch.images, batch.second_views, test.images
+
+
+def greyness(images) -> float:
+    """Largest share of a batch's images whose channels are alike, up to the normalisation."""
+    scale = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    shift = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    levels = images * scale + shift
+    return ((levels.amax(1) - levels.amin(1)).amax((1, 2)) < 0.01).float().mean()
+
+
+AUGMENTATIONS = {     # which of main, second and test view differ from those of `base`
+    "base": (["--augmentation", "base"], (False, False, False)),
+    "adv": (["--augmentation", "adv"], (True, True, False)),
+    "red": (["--augmentation", "red"], (True, True, False)),
+    "realistic second view": (["--realistic_augmentation"], (False, True, False)),
+    "realistic main view": (["--realistic_main_augmentation"], (True, False, False)),
+    "both": (["--realistic_augmentation", "--realistic_main_augmentation"], (True, True, False)),
+}
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_augmentations_act_on_the_views_that_they_name(tree, name):
+    argv, expected = AUGMENTATIONS[name]
+    plain, changed = pictures(tree), pictures(tree, *argv)
+    assert tuple(not a.equal(b) for a, b in zip(plain, changed, strict=True)) == expected
+    assert all(view.shape == plain[0].shape for view in changed)
+
+
+def test_realistic_main_augmentation_wins_over_augmentation_there(tree):
+    one, _, _ = pictures(tree, "--realistic_main_augmentation")
+    other, second, _ = pictures(tree, "--realistic_main_augmentation", "--augmentation", "red")
+    _, red, _ = pictures(tree, "--augmentation", "red")
+    assert one.equal(other) and second.equal(red)
+
+
+def test_big_augmentation_is_of_crops_of_256_in_evaluation_too(tree):
+    words = [str(word) for word in runs.arguments(tree, *SMALLEST, "--augmentation", "big")]
+    sizes = [word for word in words if word not in ("--crop_size", "--resize", "32", "36")]
+    import diva_main
+    import parameters
+    from utilities.interrupt import Interrupts
+
+    training = diva_main.Training(parameters.read_arguments(sizes), Interrupts())
+    batch = next(training.loader.epoch(0))
+    test = next(Loader(training.splits["testing"], training.opt, "cpu").epoch(0))
+    assert batch.images.shape[2:] == test.images.shape[2:] == (256, 256)

@@ -1,0 +1,96 @@
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+
+from utilities import interrupt
+from utilities.errors import RunError
+from utilities.interrupt import Interrupted, Interrupts
+
+
+def send(signum=signal.SIGTERM):
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_raised_by_the_next_check_not_before(signum):
+    done = []
+    with pytest.raises(Interrupted) as stop, Interrupts():
+        interrupt.check()
+        send(signum)
+        done.append("went on")
+        interrupt.check()
+        done.append("never reached")
+    assert stop.value.signum == signum and done == ["went on"]
+
+
+def test_without_a_check_it_is_raised_when_patience_ends(monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+    with pytest.raises(Interrupted), Interrupts():
+        send()
+        time.sleep(60)
+
+
+def test_a_second_signal_is_raised_at_once():
+    with pytest.raises(Interrupted), Interrupts():
+        send()
+        send()
+        time.sleep(60)
+
+
+def test_a_signal_waits_for_the_shield_to_end(monkeypatch):
+    monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
+    done = []
+    with pytest.raises(Interrupted), Interrupts() as interrupts:
+        with interrupts.shield():
+            send()
+            send()
+            time.sleep(0.2)
+            done.append("written")
+        done.append("never reached")
+    assert done == ["written"]
+
+
+def test_a_signal_whose_exception_was_swallowed_is_raised_by_the_next_check():
+    with pytest.raises(Interrupted), Interrupts():
+        with contextlib.suppress(Interrupted):
+            send()
+            send()
+        interrupt.check()
+
+
+def test_what_a_library_makes_of_the_exception_is_the_interrupt_still():
+    with pytest.raises(Interrupted) as stop, Interrupts():
+        try:
+            send(signal.SIGINT)
+            interrupt.check()
+        except Interrupted:
+            raise TypeError from None
+    assert stop.value.signum == signal.SIGINT
+    with pytest.raises(RunError), Interrupts():  # an error that it did not cause
+        send()
+        raise RunError("the disk is full")
+
+
+def test_a_process_that_was_forked_meanwhile_is_left_alone():
+    with Interrupts():
+        child = os.fork()
+        if not child:
+            send()
+            send()
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_handlers_from_before_come_back():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    with Interrupts():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+        with contextlib.suppress(Interrupted):
+            send()
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    interrupt.check()

@@ -1,0 +1,149 @@
+"""Files that are whole or absent, and states that load without running code.
+
+A file is written beside its target, flushed to the disk and renamed over it, so whatever happens
+at whatever moment, the target is the last whole version. Checkpoints hold tensors and plain Python
+types only and are always read with `weights_only=True`: a file that somebody passed on cannot run
+code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from utilities.errors import RunError, UserError
+
+# One name for all files of a folder: what a kill left behind is overwritten by the next write.
+TEMPORARY = ".writing.tmp"
+
+
+def save(path: str | Path, state: Any) -> None:
+    """Writes `state` (tensors, plain types and containers of them) to `path`, atomically.
+
+    RunError when the disk or the folder does not allow it; an older file at `path` stays as it was.
+    """
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # torch hides what the file raised
+                raise error.__context__ from error
+            raise
+
+    replace(Path(path), write)
+
+
+def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
+    """Writes `text` as UTF-8 to `path`, atomically; RunError as in `save`. sync=False leaves it to
+    the system when the text reaches the disk: for what a later epoch writes again."""
+    replace(Path(path), lambda file: file.write(text.encode()), sync=sync)
+
+
+def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint") -> Any:
+    """The state in `path`, its tensors on `map_location`.
+
+    UserError, naming `flag`, when there is no such file, when it is cut short, or when it holds
+    anything but tensors and plain types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{flag}: no file {str(path)!r}; accepted: a checkpoint of this program")
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # what a damaged file raises depends on the byte that is wrong
+        raise UserError(f"{flag}: {str(path)!r} is damaged, cut short or holds more than tensors "
+                        f"and plain types ({type(error).__name__}); accepted: a whole checkpoint "
+                        "of this program") from error
+
+
+def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: str) -> None:
+    """Hands the state in `path` to `load_state_dict`; UserError, naming `flag`, as in `load` and
+    when the state is another run's."""
+    state = load(path, flag=flag)
+    try:
+        load_state_dict(state)
+    except RunError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{flag}: {str(path)!r} does not fit the run's options "
+                        f"({type(error).__name__}); accepted: the checkpoint that the run wrote"
+                        ) from error
+
+
+class RandomState:
+    """The generators as a part of what is saved."""
+
+    @staticmethod
+    def state_dict() -> dict[str, Any]:
+        return random_state()
+
+    @staticmethod
+    def load_state_dict(state: dict[str, Any]) -> None:
+        set_random_state(state)
+
+
+def random_state() -> dict[str, Any]:
+    """Where the generators of Python, NumPy, torch and, once CUDA is in use, of its devices stand;
+    tensors and plain types."""
+    version, words, next_gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"python": [version, list(words), next_gauss],
+            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+            "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts every generator where `random_state` found it; CUDA devices that are not here, or not in
+    use, are left out."""
+    version, words, next_gauss = state["python"]
+    random.setstate((version, tuple(words), next_gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_initialized():
+        for device, cuda in enumerate(state["cuda"][:torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(cuda.cpu(), device)
+
+
+def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) -> None:
+    """Calls `write` with a file that takes the place of `path` when all has gone well."""
+    temporary = path.with_name(TEMPORARY)
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        if sync:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}; what was there "
+                       "before is untouched") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts a rename on the disk, on systems that let a folder be synchronised; without it, a power
+    cut could only bring back the old file, which is whole."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,13 @@
+"""The exceptions that are told to the user in one line."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line that says what was given, where (the flag), and
+    what would be accepted. `diva_main.py` prints it and exits with status 2, without a traceback.
+    """
+
+
+class RunError(RuntimeError):
+    """What goes wrong during a run without being the program's mistake (a full disk, a folder that
+    is gone): one line. `diva_main.py` prints it and exits with status 1, without a traceback.
+    """

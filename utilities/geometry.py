@@ -1,0 +1,47 @@
+"""Euclidean distances and the density of distances on the unit sphere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """x (N, D), y (M, D) -> ||x_i - y_j||^2 (N, M), at least 0.
+
+    By |x|^2 + |y|^2 - 2 x.y: one matrix product, nothing of size (N, M, D). Rounding is absolute,
+    about 1e-7 of the largest squared norm in fp32, so equal rows may come out just above 0.
+    """
+    norms_x, norms_y = x.square().sum(1), y.square().sum(1)
+    return torch.addmm(norms_x[:, None] + norms_y, x, y.T, alpha=-2).clamp(min=0)
+
+
+def distances(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
+    """x (N, D), y (M, D) -> sqrt(max(||x_i - y_j||^2, eps)) (N, M).
+
+    eps > 0 keeps the gradient finite (zero) where the rows are equal.
+    """
+    return squared_distances(x, y).clamp(min=eps).sqrt()
+
+
+def paired_distance(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
+    """x, y (..., T, D) -> sqrt(||x_t - y_t||^2 + eps) (..., T), as the margin loss computes it."""
+    return ((x - y).square().sum(-1) + eps).sqrt()
+
+
+def log_sphere_density(d: Tensor, dim: int) -> Tensor:
+    """log q(d) = (D - 2) log d + (D - 3)/2 log(1 - d^2/4), up to a constant; any shape.
+
+    q is the density of the distance of two points drawn uniformly from the unit sphere in D = `dim`
+    dimensions (Wu et al. 2017, arXiv 1706.07567, eq. 5). Both logarithms' arguments are at least
+    1e-8, so values and gradients are finite for every d >= 0, also at 0 and at or beyond 2 (where
+    the original gives NaN). No fp32 number strictly between reaches that floor at the upper end.
+    """
+    return log_sphere_density_of_squared(d.square(), dim)
+
+
+def log_sphere_density_of_squared(d2: Tensor, dim: int) -> Tensor:
+    """log q(d), as `log_sphere_density`, from d2 = d^2: spares a root and its square."""
+    near = d2.clamp(min=1e-16).log()
+    far = torch.rsub(d2, 1, alpha=0.25).clamp_(min=1e-8).log()
+    return torch.add((dim - 2) / 2 * near, far, alpha=(dim - 3) / 2)

@@ -1,0 +1,85 @@
+"""Objects of pytorch-metric-learning by name: `pml:ContrastiveLoss`, with arguments from JSON."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+from utilities import registry
+from utilities.errors import UserError
+
+PREFIX = "pml:"
+FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
+
+
+def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag: str, **facts):
+    """An object of the class `name` ("pml:<ClassName>") from pytorch_metric_learning.<folder>.
+
+    Inside `arguments`, "pml:<ClassName>" or {"pml:<ClassName>": {its arguments}} stands for an
+    object of that library, e.g. {"distance": {"pml:LpDistance": {"power": 2}}}. Of `facts`, those
+    that the constructor has and `arguments` leaves out are passed too. UserError when the library
+    is not installed (naming `flag`), the class does not exist or the arguments do not fit.
+    """
+    constructor = find(name, (folder,), flag=flag)
+
+    def resolve(value):
+        if isinstance(value, str) and value.startswith(PREFIX):
+            value = {value: {}}
+        if isinstance(value, list):
+            return [resolve(entry) for entry in value]
+        if not isinstance(value, dict):
+            return value
+        key = next(iter(value), "")
+        if len(value) == 1 and key.startswith(PREFIX):
+            return construct(find(key, FOLDERS, flag=arguments_flag), key, value[key])
+        return {key: resolve(entry) for key, entry in value.items()}
+
+    def construct(cls, name, arguments):
+        if not isinstance(arguments, dict):
+            raise UserError(f"{arguments_flag}: {arguments!r} for {name}; accepted: a JSON object")
+        accepted = parameters(cls)
+        for argument in arguments:
+            registry.check(argument, accepted, flag=f"{arguments_flag}: {name}")
+        known = {key: value for key, value in facts.items() if key in accepted}
+        try:
+            return cls(**known | resolve(dict(arguments)))
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{arguments_flag}: {name} with {arguments}: {one_line(error)}; "
+                            f"accepted: {', '.join(accepted)}") from error
+
+    return construct(constructor, name, arguments)
+
+
+def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
+    """The class that "pml:<ClassName>" names in one of the library's `folders`."""
+    classes = {}
+    for folder in folders:
+        try:
+            module = importlib.import_module(f"pytorch_metric_learning.{folder}")
+        except ImportError as error:
+            raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
+                            "pip install pytorch-metric-learning") from error
+        classes |= {PREFIX + key: value for key, value in vars(module).items()
+                    if inspect.isclass(value) and not key.endswith("Mixin")}
+    return classes[registry.check(name, sorted(classes), flag=flag)]
+
+
+def parameters(cls: type) -> list[str]:
+    """Names that the constructor takes, also those that it hands on to its base classes."""
+    names = []
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        declared = inspect.signature(base.__init__).parameters.values()
+        names += [p.name for p in declared if p.name not in ("self", *names)
+                  and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not any(p.kind == p.VAR_KEYWORD for p in declared):
+            break
+    return names
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, without line breaks, also for an exception without a message."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM end a run between two consistent states.
+
+An exception that a signal raises just anywhere is not safe: libraries swallow it in destructors or
+make errors of their own of it. So a signal is noted, and raised by the next `check`, which loaders
+make at each batch. Where none comes in PATIENCE seconds (a long clustering), and for a second
+signal, it is raised wherever the program is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+
+from utilities.errors import RunError, UserError
+
+PATIENCE = 5.0
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop by the signal `signum`."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Interrupts:
+    """While entered, SIGINT and SIGTERM make `check` raise `Interrupted` in the main thread.
+
+    Inside `shield()` they wait for its end, so that logs and checkpoints are written whole.
+    """
+
+    def __init__(self):
+        self.pending: int | None = None
+        self.shielded = False
+
+    def __enter__(self):
+        global active
+        active, self.process = self, os.getpid()
+        handlers = {signal.SIGINT: self._receive, signal.SIGTERM: self._receive}
+        if hasattr(signal, "setitimer"):
+            handlers[signal.SIGALRM] = self._raise
+        self.before = {number: signal.signal(number, handler)
+                       for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, _kind, error, _trace):
+        global active
+        active = None
+        self._stop_timer()
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if self.pending is not None and isinstance(error, Exception) and not isinstance(
+                error, (UserError, RunError)):
+            raise Interrupted(self.pending) from error  # what a library made of `Interrupted`
+
+    def _receive(self, signum, _frame):
+        if os.getpid() != self.process:
+            return
+        is_second, self.pending = self.pending is not None, signum
+        if is_second or not hasattr(signal, "setitimer"):
+            self._raise()
+        else:
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+
+    def _raise(self, *_):
+        if not self.shielded:
+            self._stop_timer()
+            raise Interrupted(self.pending)
+
+    @staticmethod
+    def _stop_timer() -> None:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def check(self) -> None:
+        if self.pending is not None:
+            self._raise()
+
+    @contextlib.contextmanager
+    def shield(self) -> Iterator[None]:
+        """Signals wait until the block's end."""
+        self.shielded = True
+        try:
+            yield
+        finally:
+            self.shielded = False
+        self.check()
+
+
+active: Interrupts | None = None
+
+
+def check() -> None:
+    """Raises `Interrupted` if a signal has come; does nothing outside of `Interrupts`."""
+    if active is not None:
+        active.check()

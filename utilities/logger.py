@@ -1,0 +1,165 @@
+"""What a run reports per epoch: CSV files, plots, and one point on Weights & Biases.
+
+    log(split, group, {segment: value})   as often as wanted, for the epoch that runs
+    end_epoch(epoch)                      writes what was logged
+
+Groups become `CSV_Logs/Data_<split>_<group>.csv`, `Progression_Plots/Graph_<split>_<group>.svg` and
+W&B keys `<split>: <group>: <segment>`, shortened to `<split>: <group>` where the segment is called
+like its group. Values are numbers; an array goes to W&B as a histogram and nowhere else.
+
+All rows stay in memory and in `state_dict`, so a resumed run writes its CSV files anew as they were
+at the checkpoint: rows that came after it, a line that was cut, a missing file leave no trace.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utilities import plot
+from utilities.checkpoint import write_text
+from utilities.errors import RunError
+from utilities.run_folder import file_name
+from utilities.wandb_run import NoRun, WandbRun
+
+
+@dataclass
+class Series:
+    """The rows of one group, and the end of its files' names."""
+
+    stem: str
+    segments: list[str]
+    epochs: list[int] = field(default_factory=list)
+    rows: list[list[float]] = field(default_factory=list)
+
+
+class Logger:
+    """Logs into `folder`. plots: none, end (drawn by `close`) or epoch; online: where the points
+    go, a `WandbRun` or `NoRun`."""
+
+    def __init__(self, folder: str | Path, *, plots: str = "end", online=None):
+        self.folder, self.plots = Path(folder), plots
+        self.online = online or NoRun()
+        self.series: dict[tuple[str, str], Series] = {}
+        self.current: dict[tuple[str, str], dict[str, Any]] = {}
+        for name in ("CSV_Logs", "Progression_Plots"):
+            _make(self.folder / name)
+
+    @classmethod
+    def from_opt(cls, opt, folder: str | Path, config: dict[str, Any]) -> Logger:
+        """config: the options as W&B shows them, without the key."""
+        online = WandbRun.from_opt(opt, folder, config) if opt.log_online else NoRun()
+        return cls(folder, plots=opt.plots, online=online)
+
+    def start(self) -> None:
+        """Connects to W&B, under the earlier run's id if `load_state_dict` knew one; the first
+        `end_epoch` does it otherwise."""
+        self.online.start()
+
+    def log(self, split: str, group: str, values: dict[str, Any]) -> None:
+        """Adds {segment: number or array} to what the current epoch reports about `group`."""
+        self.current.setdefault((split, group), {}).update(values)
+
+    def picture(self, name: str, path: str | Path) -> None:
+        """Shows the image file at `path` under `name` on W&B, with the next point."""
+        self.online.picture(name, path)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Writes the current epoch's values: a CSV row per group, plots, one W&B point.
+
+        RunError when the folder cannot be written.
+        """
+        current, self.current = self.current, {}
+        point, touched = {}, []
+        for (split, group), values in current.items():
+            numbers = {}
+            for segment, value in values.items():
+                is_array = getattr(value, "ndim", 0) > 0 or isinstance(value, (list, tuple))
+                key = f"{split}: {group}" + ("" if segment == group else f": {segment}")
+                point[key] = value if is_array else float(value)
+                if not is_array:
+                    numbers[segment] = float(value)
+            if numbers:
+                touched.append(self._append(split, group, epoch, numbers))
+        if self.plots == "epoch":
+            self._draw(touched)
+        self.online.log(point, epoch)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Draws the plots if they are due now, and ends the W&B run."""
+        try:
+            if self.plots == "end":
+                self._draw(list(self.series))
+        finally:
+            self.online.finish(exit_code)
+
+    def state_dict(self) -> dict[str, Any]:
+        series = [{"split": split, "group": group, "segments": list(entry.segments),
+                   "epochs": torch.tensor(entry.epochs, dtype=torch.int64),
+                   "rows": torch.tensor(entry.rows, dtype=torch.float64)}
+                  for (split, group), entry in self.series.items()]
+        return {"series": series, "wandb_id": self.online.id}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state`: every CSV file ends with the row of that state's last epoch."""
+        self.series = {}
+        for entry in state["series"]:
+            series = self._series(entry["split"], entry["group"], entry["segments"])
+            series.epochs, series.rows = entry["epochs"].tolist(), entry["rows"].tolist()
+            write_text(self._csv(series), _csv_text([series.segments, *series.rows]))
+        self.online.id = state["wandb_id"]
+
+    def _series(self, split: str, group: str, segments) -> Series:
+        """The group's series, made on first use; `loss` and `Loss` get files that differ by more
+        than case, since file systems may not tell them apart."""
+        if (split, group) not in self.series:
+            taken = {entry.stem.lower() for entry in self.series.values()}
+            stem, number = file_name(f"{split}_{group}"), 2
+            while stem.lower() in taken:
+                stem, number = file_name(f"{split}_{group}_{number}"), number + 1
+            self.series[split, group] = Series(stem, list(segments))
+        return self.series[split, group]
+
+    def _append(self, split: str, group: str, epoch: int, numbers: dict[str, float]):
+        series = self._series(split, group, numbers)
+        assert set(numbers) == set(series.segments), (
+            f"{split}: {group} has the segments {series.segments}, now {list(numbers)}")
+        row = [numbers[segment] for segment in series.segments]
+        lines = [row] if series.rows else [series.segments, row]
+        path = self._csv(series)
+        try:
+            with open(path, "a" if series.rows else "w", encoding="utf-8", newline="") as file:
+                file.write(_csv_text(lines))
+        except OSError as error:
+            raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        series.epochs.append(epoch)
+        series.rows.append(row)
+        return split, group
+
+    def _csv(self, series: Series) -> Path:
+        return self.folder / "CSV_Logs" / f"Data_{series.stem}.csv"
+
+    def _draw(self, groups: list[tuple[str, str]]) -> None:
+        for split, group in groups:
+            series = self.series[split, group]
+            path = self.folder / "Progression_Plots" / f"Graph_{series.stem}.svg"
+            write_text(path, plot.curves(f"{split}: {group}", series.epochs, series.rows,
+                                         series.segments), sync=False)
+
+
+def _csv_text(lines: list[list]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot create {str(folder)!r}: {error.strerror or error}") from error

@@ -1,0 +1,121 @@
+"""Scalars of the training steps: kept on the device, read rarely, watched for what is not finite.
+
+Reading a device scalar waits for the device, so a step only adds to sums there, and notes the first
+step at which a value was not finite. `read` fetches all of it in one copy.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utilities.checkpoint import write_text
+from utilities.errors import RunError
+
+
+class NotFinite(Exception):
+    """`term` was not finite, first at `step` of the epoch (from 0; None: before it), whose batch
+    were the dataset's images number `batch`."""
+
+    def __init__(self, term: str, step: int | None, batch: Sequence[int]):
+        super().__init__(f"{term} is not finite at step {step}")
+        self.term, self.step, self.batch = term, step, batch
+
+    def report(self, folder: Path, epoch: int, paths: Sequence[str]) -> RunError:
+        """Writes `not_finite.json`, with the files of the batch by the dataset's `paths`, into
+        `folder`; returns the error to end the run with."""
+        if self.step is None:
+            return RunError(f"{self.term} is not finite before the first step of epoch {epoch}")
+        path = folder / "not_finite.json"
+        write_text(path, json.dumps({"term": self.term, "epoch": epoch, "step": self.step,
+                                     "files": [paths[i] for i in self.batch]}, indent=1) + "\n")
+        return RunError(f"{self.term} is not finite in epoch {epoch}, step {self.step}; the files "
+                        f"of that batch are in {str(path)!r}; the last good checkpoint is kept")
+
+
+class Monitor:
+    """Means over an epoch of named device scalars. n_recent: the most steps between two reads."""
+
+    def __init__(self, n_recent: int = 1):
+        self.names: list[str] = []
+        self.n_steps = 0
+        self.batches: deque[Tensor] = deque(maxlen=n_recent)
+
+    def add(self, terms: dict[str, Tensor], gradients: dict[str, Tensor], batch: Tensor,
+            excused: Tensor | None = None) -> None:
+        """One step's scalars; their names and order stay the same within an epoch.
+
+        batch: dataset indices (B,) of its images. excused: a device bool, whether the step's
+        gradients may be infinite; they then count as 0.
+        """
+        values = {**terms, **gradients}
+        row = torch.stack([value.detach().float().reshape(()) for value in values.values()])
+        if not self.n_steps:
+            self.names, self.sums = list(values), torch.zeros_like(row)
+            self.first_bad = torch.full_like(row, -1.0)
+        finite = row.isfinite()
+        newly_bad = ~finite & (self.first_bad < 0)
+        if excused is not None:
+            newly_bad[len(terms):] &= ~excused
+        self.first_bad.masked_fill_(newly_bad, self.n_steps)
+        self.sums += row.where(finite, 0.0)
+        self.batches.append(batch)
+        self.n_steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The means so far; NotFinite for the first step at which a value was bad."""
+        if not self.n_steps:
+            return {}
+        sums, first_bad = torch.stack([self.sums, self.first_bad]).tolist()
+        bad = [(step, i) for i, step in enumerate(first_bad) if step >= 0]
+        if bad:
+            step, i = min(bad)
+            raise self._not_finite(self.names[i], int(step))
+        return {name: total / self.n_steps for name, total in zip(self.names, sums, strict=True)}
+
+    def check(self, *modules: nn.Module) -> None:
+        """NotFinite, at the last step, for the first parameter or buffer that is not finite
+        (waits)."""
+        for module in modules:
+            named = {name: tensor for name, tensor in module.state_dict().items()
+                     if isinstance(tensor, Tensor) and tensor.is_floating_point()
+                     and tensor.numel()}
+            norms = torch._foreach_norm(list(named.values()), math.inf) if named else []
+            for name, norm in zip(named, norms and torch.stack(norms).tolist(), strict=True):
+                if not math.isfinite(norm):
+                    raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
+
+    def cause_of(self, error: Exception) -> NotFinite | None:
+        """What was not finite when `error` came: `error` itself, or what led to it."""
+        try:
+            self.read()
+        except NotFinite as bad:
+            return bad
+        return error if isinstance(error, NotFinite) else None
+
+    def _not_finite(self, term: str, step: int | None) -> NotFinite:
+        if step is None:
+            return NotFinite(term, None, [])
+        return NotFinite(term, step, self.batches[step - self.n_steps].tolist())
+
+
+def gradient_statistics(backbone: Sequence[nn.Parameter], heads: Sequence[nn.Parameter] = (),
+                        *criteria: Sequence[nn.Parameter]) -> dict[str, Tensor]:
+    """Of the network's gradient the root of the mean square over all entries and the largest
+    absolute entry; of that of the criteria's own parameters the latter."""
+    gradients, others = ([p.grad for p in parameters if p.grad is not None] for parameters in
+                         ([*backbone, *heads], itertools.chain(*criteria)))
+    zero = torch.zeros(1, device=backbone[0].device)
+    norms = torch.stack(torch._foreach_norm([*gradients, zero]))
+    largest = torch.stack(torch._foreach_norm([*gradients, zero, *others], math.inf))
+    n = len(gradients) + 1
+    count = max(sum(gradient.numel() for gradient in gradients), 1)
+    return {"Grad L2": norms.square().sum().div(count).sqrt(), "Grad Max": largest[:n].max(),
+            "Grad Max of criteria": largest[n - 1:].max()}

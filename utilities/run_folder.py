@@ -1,0 +1,77 @@
+"""The folder of a run: `<save_path>/<dataset>/<savename>`, what it is called and what describes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from utilities.checkpoint import write_text
+from utilities.errors import UserError
+
+OPTIONS = "options.json"
+LAST = "checkpoint_last.pth.tar"
+MAX_BYTES = 200  # of a name that a run chooses; file systems end at 255, suffixes included
+
+
+def create(save_path: str | Path, dataset: str, savename: str) -> Path:
+    """Makes and returns `<save_path>/<dataset>/<savename>`, or `_1`, `_2`, ... behind it where
+    that exists. Two runs that start at once get two folders. UserError where it cannot be made.
+    """
+    parent = Path(save_path) / file_name(dataset)
+    name = file_name(savename)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in itertools.count():
+            folder = parent / (f"{name}_{attempt}" if attempt else name)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+    except OSError as error:
+        raise UserError(f"--save_path: cannot create {str(parent / name)!r} "
+                        f"({error.strerror or error}); accepted: a folder that can be written"
+                        ) from error
+
+
+def last(folder: str | Path) -> Path | None:
+    """The checkpoint of the run's last whole epoch, if there is one."""
+    path = Path(folder) / LAST
+    return path if path.exists() else None
+
+
+def describe(folder: str | Path, options: dict[str, Any]) -> None:
+    """Writes `options` (plain types, no secret) as `Parameter_Info.txt`, to be read, and as
+    `options.json`, to be resumed from."""
+    lines = [f"{name}: {value}" for name, value in sorted(options.items())]
+    write_text(Path(folder) / "Parameter_Info.txt", "\n".join(lines) + "\n")
+    write_text(Path(folder) / OPTIONS, json.dumps(options, indent=1, sort_keys=True) + "\n")
+
+
+def checkpoint_name(evaltype: str, metric: str) -> str:
+    """The file of the best checkpoint for `evaltype` by `metric`."""
+    return f"checkpoint_{file_name(f'{evaltype}_{metric}')}.pth.tar"
+
+
+def summarise(folder: str | Path, minutes: float, table: str) -> None:
+    """Writes `training_summary.txt`: the training time and the table of best values."""
+    write_text(Path(folder) / "training_summary.txt",
+               f"Training time: {minutes:.2f} min\n\n{table}\n")
+
+
+def file_name(text: str) -> str:
+    """`text` where it can name a file anywhere; else with the characters that cannot replaced, cut
+    to MAX_BYTES, and a digest of `text` behind it, so that different texts keep different names.
+    """
+    name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
+    name = name.rstrip(". ") if name.strip(". ") else "_"
+    if name == text and len(name.encode()) <= MAX_BYTES:
+        return name
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    short = name.encode()[:MAX_BYTES - 9].decode(errors="ignore")
+    return f"{short}-{digest}"

@@ -1,0 +1,151 @@
+"""A run on Weights & Biases that never stops or delays a training.
+
+Where W&B cannot be reached, refuses the key or gets lost later, the run goes on offline, says so
+once, and keeps what is logged for `wandb sync`. The key is handed to the client in memory: it gets
+into no file, no environment, no child's arguments and no config.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+INIT_SECONDS = 12  # to connect; the client takes up to 5 more to start and give up
+FINISH_SECONDS = 60  # to upload what is left at the end
+MAX_BINS = 512  # of a histogram on W&B
+
+
+class NoRun:
+    """Takes everything and does nothing."""
+
+    id: str | None = None
+
+    def start(self) -> None: ...
+
+    def log(self, values: dict[str, Any], step: int) -> None: ...
+
+    def picture(self, name: str, path: str | Path) -> None: ...
+
+    def finish(self, exit_code: int = 0) -> None: ...
+
+
+class WandbRun:
+    """mode: online or offline; the client's own settings (WANDB_MODE) may only restrict it.
+    key: None leaves it to the client to find one in the environment or its own login."""
+
+    def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
+                 entity: str | None, key: str | None, mode: str, config: dict[str, Any]):
+        self.folder, self.mode, self.config = Path(folder), mode, config
+        self.place = {"project": project, "group": group, "name": name, "entity": entity}
+        self.key = key
+        self.id: str | None = None
+        self.run = None
+        self.told = False
+        self.pictures: dict[str, str] = {}
+
+    @classmethod
+    def from_opt(cls, opt, folder: str | Path, config: dict[str, Any]) -> WandbRun:
+        return cls(folder, project=opt.project, group=opt.group, name=opt.savename,
+                   entity=opt.wandb_entity, key=opt.wandb_key, mode=opt.wandb_mode, config=config)
+
+    def start(self) -> None:
+        """Starts the run under `id` (a new one where that is None); a second call does nothing."""
+        if self.run is not None:
+            return
+        self.id = self.id or secrets.token_hex(4)
+        if self.key:  # the client records the command line
+            sys.argv[:] = [argument.replace(self.key, "***") for argument in sys.argv]
+        try:
+            import wandb
+
+            mode = wandb.setup().settings.mode
+            mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
+            if mode != "online" or self.mode == "online":
+                self.run = self._init(mode)
+                if mode != "online":
+                    self._tell(f"{mode}, by the client's own settings (WANDB_MODE)")
+            else:
+                self._go_offline("offline, by --wandb_mode")
+        except Exception as error:
+            self._go_offline(f"cannot log online ({_first_line(error)})")
+
+    def _init(self, mode: str):
+        import wandb
+
+        wanted = {"api_key": self.key, "quiet": True, "init_timeout": INIT_SECONDS,
+                  "login_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS,
+                  "finish_timeout_raises": True}
+        settings = wandb.Settings(**{name: value for name, value in wanted.items() if value})
+        return wandb.init(**self.place, id=self.id, resume="allow", mode=mode, config=self.config,
+                          allow_val_change=True, dir=str(self.folder), settings=settings)
+
+    def _go_offline(self, reason: str) -> None:
+        """Goes on in an offline run of the same id, so that `wandb sync` unites them."""
+        try:
+            import wandb
+
+            with contextlib.suppress(Exception):
+                wandb.teardown()  # or the client refuses the id as in use
+            self.run = self._init("offline")
+            kept = f"upload what is logged from here on with `wandb sync {self._place_on_disk()}`"
+        except Exception as error:
+            self.run, kept = NoRun(), f"nothing is logged there from here on ({_first_line(error)})"
+        self._tell(f"{reason}; training goes on, {kept}")
+
+    def _place_on_disk(self) -> Path:
+        return Path(self.run.dir).parent
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        """One point at `step`; arrays become histograms of one bar per entry."""
+        self.start()
+        try:
+            self.run.log(self._point(values), step=step)
+        except Exception as error:
+            self._go_offline(f"lost at step {step} ({_first_line(error)})")
+            with contextlib.suppress(Exception):
+                self.run.log(self._point(values), step=step)
+        self.pictures = {}
+
+    def _point(self, values: dict[str, Any]) -> dict[str, Any]:
+        import wandb
+
+        point = {key: value if isinstance(value, (int, float)) else _histogram(wandb, value)
+                 for key, value in values.items()}
+        return point | {name: wandb.Image(path) for name, path in self.pictures.items()}
+
+    def picture(self, name: str, path: str | Path) -> None:
+        """Shows the image file at `path` with the next point, or at the end of the run."""
+        self.pictures[name] = str(path)
+
+    def finish(self, exit_code: int = 0) -> None:
+        """Ends the run; what cannot be uploaded in FINISH_SECONDS stays on the disk."""
+        if self.run is None:
+            return
+        try:
+            if self.pictures:
+                self.run.log(self._point({}))
+            self.run.finish(exit_code=exit_code)
+        except Exception as error:
+            self._tell(f"lost at the end ({_first_line(error)}); upload what is missing with "
+                       f"`wandb sync {self._place_on_disk()}`")
+        self.run = None
+
+    def _tell(self, what: str) -> None:
+        if not self.told:
+            self.told = True
+            print(f"W&B: {what}", file=sys.stderr, flush=True)
+
+
+def _histogram(wandb, values):
+    import numpy as np
+
+    values = np.asarray(values, dtype=float).ravel()
+    bars = [part.mean() for part in np.array_split(values, min(len(values), MAX_BINS))]
+    return wandb.Histogram(np_histogram=(bars, np.linspace(0, len(values), len(bars) + 1)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
