@@ -211,30 +211,3 @@ def test_closing_ends_the_online_run(tmp_path):
     logger.picture("Sample retrievals", "a.png")
     logger.close(exit_code=1)
     assert online.finished == 1 and online.pictures == [("Sample retrievals", "a.png")]
-
-
-def n_handles():
-    return len(os.listdir("/proc/self/fd"))
-
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_memory_and_handles_stay_flat_over_200_epochs(tmp_path):
-    logger = Logger(tmp_path, plots="epoch")
-
-    def epoch(number):
-        logger.log("Test", "discriminative_e_recall", {"e_recall@1": 0.5, "e_recall@2": 0.6})
-        logger.end_epoch(number)
-
-    for number in range(50):
-        epoch(number)
-    handles, memory = n_handles(), resident()
-    for number in range(50, 200):
-        epoch(number)
-    assert n_handles() == handles
-    assert resident() - memory < 10 * 2**20
