@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from evaluation import evaltypes
+from utilities.errors import RunError
 
 
 def embed(network: nn.Module, loader, features: Sequence[str],
@@ -21,6 +22,7 @@ def embed(network: nn.Module, loader, features: Sequence[str],
     autocast: () -> context of the forward pass; device: where the result goes, by default where the
     network computes. Returns (N, sum of the heads' widths) float32, one tensor that is allocated
     once. The network computes in evaluation mode; its modules are then in their earlier modes.
+    RunError, naming the first image, when an embedding is not finite.
     """
     n_images, embeddings, done = len(loader.dataset), None, 0
     modes = {module: module.training for module in network.modules()}
@@ -39,6 +41,11 @@ def embed(network: nn.Module, loader, features: Sequence[str],
         for module, mode in modes.items():
             module.training = mode
     assert done == n_images, f"the loader gave {done} of {n_images} images"
+    finite = embeddings.isfinite().all(1)
+    if not finite.all():
+        path = loader.dataset.paths[int(finite.int().argmin())]
+        raise RunError(f"the embeddings of {int((~finite).sum()):,} of {n_images:,} images are not "
+                       f"finite, that of {path!r} first")
     return embeddings if device is None else embeddings.to(device)
 
 

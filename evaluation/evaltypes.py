@@ -57,6 +57,12 @@ def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
     return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))
 
 
+def n_heads(evaltype: str, features: Sequence[str]) -> int:
+    """How many heads' widths the embedding of `evaltype` has."""
+    mode, names, _ = parse(evaltype, features)
+    return len(names) if mode == "Combined" else 1
+
+
 def expand(evaltypes: Sequence[str], features: Sequence[str], dataset: str) -> list[str]:
     """`evaltypes` with `all` replaced by the published combinations of `features`, each once.
 

@@ -41,9 +41,10 @@ class Evaluator:
 
     features: the network's heads; normalize: whether the architecture normalises them; names: the
     metrics to compute; storage_metrics: those that choose epochs (computed in any case);
-    cluster_every: epochs between metrics that need k-means (the last epoch has them, too); plots:
-    when sample retrievals of the first evaltype's best epoch are drawn, none, end or epoch (each
-    time that it is better); device: where embeddings lie and metrics are computed.
+    cluster_every: epochs between metrics that need k-means (the last epoch has them, too; a best
+    epoch in between has a dash for them in the final table); plots: when sample retrievals of the
+    first evaltype's best epoch are drawn, none, end or epoch (each time that it is better);
+    device: where embeddings lie and metrics are computed.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,

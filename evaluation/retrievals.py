@@ -25,7 +25,8 @@ def choose(labels: np.ndarray, n_queries: int) -> np.ndarray:
 def nearest(queries: Tensor, gallery: Tensor, k: int, own: np.ndarray | None = None) -> Tensor:
     """The k nearest rows of gallery (N, D) to queries (Q, D), (Q, k); own (Q,): each query's own
     row in the gallery, left out."""
-    distances = torch.cdist(queries, gallery)
+    # Not by products, where rounding would put near images in another order.
+    distances = torch.cdist(queries, gallery, compute_mode="donot_use_mm_for_euclid_dist")
     if own is not None:
         rows = torch.arange(len(queries), device=distances.device)
         distances[rows, torch.as_tensor(own, device=distances.device)] = torch.inf

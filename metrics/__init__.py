@@ -44,6 +44,7 @@ _DISTANCE = (r"intra|inter|intra_over_inter", "intra, inter or intra_over_inter"
 ARGUMENTS = {"e_recall": _POSITIVE, "c_recall": _POSITIVE, "a_recall": _POSITIVE,
              "dists": _DISTANCE, "rho_spectrum": _WHOLE}
 CLUSTERED = {"a_recall", "nmi", "c_nmi", "f1", "c_f1"}
+DESCRIPTIVE = {"dists", "rho_spectrum"}     # properties of the embedding space, no scores
 
 
 def parse(name: str, flag: str = "--evaluation_metrics") -> tuple[str, str | int | None]:
@@ -72,6 +73,11 @@ def needs_clusters(name: str) -> bool:
 def is_array(name: str) -> bool:
     """Whether `name` gives an array: a histogram to log, no number to compare or to draw."""
     return parse(name) == ("rho_spectrum", 0)
+
+
+def is_score(name: str) -> bool:
+    """Whether a larger value of `name` is a better one."""
+    return parse(name)[0] not in DESCRIPTIVE
 
 
 def select(name: str):

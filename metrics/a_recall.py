@@ -29,8 +29,9 @@ def _majority(labels: torch.Tensor, clusters: torch.Tensor, k: int) -> torch.Ten
     classes, labels = labels.unique(return_inverse=True)
     pairs, count = (clusters * len(classes) + labels).unique(return_counts=True)
     pairs = pairs[count.sort(stable=True, descending=True).indices]
-    cluster, label = pairs // len(classes), classes[pairs % len(classes)]
-    # The first of a cluster's pairs wins: written last.
+    cluster, order = (pairs // len(classes)).sort(stable=True)
+    label = classes[pairs[order] % len(classes)]
+    first = cluster.diff(prepend=cluster.new_full((1,), -1)) > 0    # of a cluster's pairs
     carried = torch.full((k,), torch.iinfo(torch.int64).min, device=labels.device)
-    carried[cluster.flip(0)] = label.flip(0)
+    carried[cluster[first]] = label[first]
     return carried

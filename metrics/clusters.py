@@ -6,6 +6,8 @@ import faiss
 import torch
 from torch import Tensor
 
+from metrics import neighbours
+
 ITERATIONS, SEED = 20, 1234
 
 
@@ -13,12 +15,12 @@ def k_means(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Centroids (k, D) float32 and the nearest centroid (N,) int64 of every row, on its device.
 
     features (N, D) float32, N >= k. Every row takes part in every iteration; a cluster may end up
-    empty. On faiss's GPUs for features on one, where faiss was built for them, else on the CPU.
+    empty. On the features' own GPU, where faiss was built for it, else on the CPU.
     """
     rows = features.cpu().numpy()
-    on_gpu = features.is_cuda and faiss.get_num_gpus() > 0
-    means = faiss.Kmeans(rows.shape[1], k, niter=ITERATIONS, seed=SEED, gpu=int(on_gpu),
+    means = faiss.Kmeans(rows.shape[1], k, niter=ITERATIONS, seed=SEED, gpu=False,
                          min_points_per_centroid=1, max_points_per_centroid=len(rows))
+    means.index = neighbours.flat_index(rows.shape[1], features.device)
     means.train(rows)
     _, nearest = means.assign(rows)
     return (torch.from_numpy(means.centroids).to(features.device),

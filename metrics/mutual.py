@@ -1,4 +1,4 @@
-"""Exact nearest neighbours within one set, on the CPU: each pair's similarity is computed once.
+"""Nearest neighbours within one set, on the CPU: each pair's similarity is computed once.
 
 Tile (I, J) of the symmetric matrix -d^2 / 2 serves the queries in I and those in J: half the
 arithmetic of a search that does not know both sides to be the same. Of a tile only the entries
@@ -68,7 +68,8 @@ def _pairs(n: int) -> Iterator[tuple[slice, slice]]:
 
 
 class _Nearest:
-    """The k nearest others of every point among those seen so far, in no order."""
+    """The k nearest others of every point among those seen so far, in the order of being seen: of
+    equally near ones the first is kept, and comes first, so that k does not decide which."""
 
     def __init__(self, n: int, dim: int, k: int):
         self.k = k
@@ -98,7 +99,7 @@ class _Nearest:
         tile = self.tile(block, block)
         np.fill_diagonal(tile, -np.inf)
         some = min(self.k, len(tile))
-        best = np.argpartition(tile, len(tile) - some, axis=1)[:, -some:]
+        best = _best(tile, some)
         self.similarity[block, :some] = np.take_along_axis(tile, best, 1)
         self.index[block, :some] = best + block.start
         self.worst[block] = self.similarity[block].min(1)
@@ -129,7 +130,17 @@ class _Nearest:
             widened = np.pad(self.similarity[block], more, constant_values=-np.inf)
             indices = np.pad(self.index[block], more)
             widened[place, column], indices[place, column] = similarity, other
-            best = np.argpartition(widened, count.max(), axis=1)[:, count.max():]
+            best = _best(widened, self.k)
             self.similarity[block] = np.take_along_axis(widened, best, 1)
             self.index[block] = np.take_along_axis(indices, best, 1)
             self.worst[block] = self.similarity[block].min(1)
+
+
+def _best(values: np.ndarray, k: int) -> np.ndarray:
+    """(b, k) columns, ascending, of the k largest of each row (b, w); of equal ones the first."""
+    best = np.argpartition(values, values.shape[1] - k, axis=1)[:, -k:]
+    least = np.take_along_axis(values, best[:, :1], 1)
+    tied = np.count_nonzero(values >= least, axis=1) > k
+    if tied.any():
+        best[tied] = np.argsort(-values[tied], axis=1, kind="stable")[:, :k]
+    return np.sort(best, axis=1)

@@ -89,32 +89,54 @@ class Split:
         return {metric.name: values[metric.name] for metric in metrics}
 
     def retrieval(self, metrics: list[base.Retrieval]) -> dict[str, float]:
-        """The values of metrics of neighbours, after one search as deep as any of them needs."""
-        if not metrics:
-            return {}
-        sums = torch.zeros(2, len(metrics), dtype=torch.float64, device=self.device)
-        for ranking in self._rankings(metrics):
-            for column, metric in enumerate(metrics):
-                counted = metric.counted(ranking)
-                sums[0, column] += metric.score(ranking).where(counted, 0).sum(dtype=torch.float64)
-                sums[1, column] += counted.sum()
-        means = (sums[0] / sums[1].clamp(min=1)).tolist()
-        return {metric.name: mean for metric, mean in zip(metrics, means, strict=True)}
+        """The values of metrics of neighbours.
 
-    def _rankings(self, metrics: list[base.Retrieval]) -> Iterator[Ranking]:
+        Those whose own neighbours are found in one way (`neighbours.way`) share a search, as deep
+        as any of them needs: on the CPU no value depends on what else is measured, not even where
+        images are equally near. On a GPU their order may change with the search's depth.
+        """
+        values = {}
+        for group, rankings in self._passes(metrics):
+            sums = torch.zeros(2, len(group), dtype=torch.float64, device=self.device)
+            for ranking in rankings:
+                for column, metric in enumerate(group):
+                    counted = metric.counted(ranking)
+                    score = metric.score(ranking).where(counted, 0)
+                    sums[0, column] += score.sum(dtype=torch.float64)
+                    sums[1, column] += counted.sum()
+            means = (sums[0] / sums[1].clamp(min=1)).tolist()
+            values |= {metric.name: mean for metric, mean in zip(group, means, strict=True)}
+        return values
+
+    def _passes(self, metrics: list[base.Retrieval]
+                ) -> Iterator[tuple[list[base.Retrieval], Iterator[Ranking]]]:
+        """Which of `metrics` share which rankings."""
+        if not metrics:
+            return
         classes = Classes(self.query_labels, self.gallery_labels)
-        largest, n = int(classes.sizes.max()), len(classes.among)
         if self.given_neighbours is not None:
-            hits = self._integers(self.given_neighbours).view(len(self.query_labels), -1)
-            hits = hits == self.query_labels[:, None]
-            yield classes.ranking(torch.arange(len(hits)), from_hits(hits))
+            yield metrics, self._given(classes)
             return
-        depth = max(metric.depth(largest, n) for metric in metrics)
-        depth = min(depth, n - classes.among_themselves)
-        if depth > neighbours.MOST_NEIGHBOURS:
-            for rows, ranks in in_gallery(self.queries, self.gallery, classes):
-                yield classes.ranking(rows, ranks)
-            return
+        largest, n = int(classes.sizes.max()), len(classes.among)
+        depths = {metric: min(metric.depth(largest, n), n - classes.among_themselves)
+                  for metric in metrics}
+        near = [metric for metric in metrics if depths[metric] <= neighbours.MOST_NEIGHBOURS]
+        whole = [metric for metric in metrics if metric not in near]
+        if near:
+            yield near, self._searched(classes, max(depths[metric] for metric in near))
+        if whole:
+            yield whole, self._counted(classes)
+
+    def _given(self, classes: Classes) -> Iterator[Ranking]:
+        hits = self._integers(self.given_neighbours).view(len(self.query_labels), -1)
+        hits = hits == self.query_labels[:, None]
+        yield classes.ranking(torch.arange(len(hits)), from_hits(hits))
+
+    def _searched(self, classes: Classes, depth: int) -> Iterator[Ranking]:
         for rows, found in neighbours.search(self.queries, self.gallery, depth):
             hits = classes.among[found] == classes.wanted[rows, None]
             yield classes.ranking(rows, from_hits(hits))
+
+    def _counted(self, classes: Classes) -> Iterator[Ranking]:
+        for rows, ranks in in_gallery(self.queries, self.gallery, classes):
+            yield classes.ranking(rows, ranks)

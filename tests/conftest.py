@@ -6,6 +6,8 @@ from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Read once per process, by the first product on a GPU; --deterministic needs it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import numpy as np
 import pytest
@@ -58,14 +60,18 @@ class Waiting(TorchDispatchMode):
     METHODS = ("cpu", "numpy", "tolist", "__array__")
 
     def __enter__(self):
-        self.originals = {method: getattr(torch.Tensor, method) for method in self.METHODS}
+        own = vars(torch.Tensor)    # the others are inherited
+        self.originals = {method: own[method] for method in self.METHODS if method in own}
         for method in self.METHODS:
             setattr(torch.Tensor, method, self.refuse)
         return super().__enter__()
 
     def __exit__(self, *error):
-        for method, original in self.originals.items():
-            setattr(torch.Tensor, method, original)
+        for method in self.METHODS:
+            if method in self.originals:
+                setattr(torch.Tensor, method, self.originals[method])
+            else:
+                delattr(torch.Tensor, method)
         return super().__exit__(*error)
 
     @staticmethod

@@ -15,10 +15,10 @@ from datasampler.storage import Storage
 LABELS = np.repeat(np.arange(10), 8)
 
 
-def sampler(name, **changes):
-    storage = Storage(len(LABELS), momentum=-1, step=1.0, follows=True, n_candidates=40,
+def sampler(name, labels=LABELS, n_candidates=40, **changes):
+    storage = Storage(len(LABELS), momentum=-1, step=1.0, follows=True, n_candidates=n_candidates,
                       projection_dim=-1)
-    made = Sampler(LABELS, name, storage=storage, **{
+    made = Sampler(labels, name, storage=storage, **{
         "batch_size": 12, "samples_per_class": 3, "seed": 0, "n_subsets": 5} | changes)
     made.fill(torch.randn(80, 6, generator=torch.Generator().manual_seed(3)))
     return made
@@ -174,3 +174,68 @@ def test_a_loss_with_its_miner_can_judge(make_opt):
 def test_without_a_criterion_there_is_a_clear_error():
     with pytest.raises(RuntimeError, match="criterion_batchmatch has no criterion: call bind"):
         iter(sampler("criterion_batchmatch"))
+
+
+@pytest.mark.parametrize("name, n_candidates, n_points", [
+    ("fid_batchmatch", 40, 40), ("spc_fid_batchmatch", 40, 39),     # 13 classes, 3 images each
+    ("spc_fid_batchmatch", 6, 12)])                                 # at least a batch
+def test_how_many_candidates_are_drawn(name, n_candidates, n_points):
+    shapes, made = [], sampler(name, n_candidates=n_candidates)
+
+    def spy(points, subsets):
+        shapes.append(points.shape)
+        return DISTANCES[name](points, subsets)
+
+    made.distance = spy
+    assert len(list(made)) == len(shapes)
+    assert set(shapes) == {(n_points, 6)}
+
+
+def test_a_value_that_is_no_number_never_wins():
+    seen, made = {}, sampler("fid_batchmatch")
+
+    def distance(points, subsets):
+        seen["points"] = points[subsets[2]]
+        return torch.tensor([np.nan, 3.0, 1.0, np.nan, 2.0])
+
+    made.distance = distance
+    snapshot = made.storage.snapshot().double()
+    for batch in made:
+        assert torch.equal(snapshot[batch[::3]], seen["points"])
+
+
+def test_the_criterion_sees_the_labels_of_the_dataset():
+    labels = LABELS * 7 + 3
+    made, criterion = sampler("criterion_batchmatch", labels), Recorder()
+    made.bind(criterion)
+    snapshot = made.storage.snapshot()
+    list(made)
+    for embeddings, shown, *_ in criterion.shown:
+        rows = (embeddings[:, None] == snapshot).all(2).int().argmax(1)
+        assert shown.tolist() == labels[rows].tolist()
+
+
+class Noise(nn.Module):
+    """A criterion that is nothing but the draw of its miner."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def forward(self, embeddings, labels):
+        self.drawn.append(float(torch.rand(())))
+        return torch.zeros(())
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_each_batch_is_judged_under_a_random_state_of_its_own():
+    made, criterion = sampler("criterion_batchmatch"), Noise()
+    made.bind(criterion)
+    list(made)
+    first, criterion.drawn = criterion.drawn, []
+    assert len(set(first)) == len(first) == 5 * len(made)
+    made.set_epoch(0)
+    list(made)
+    assert criterion.drawn == first

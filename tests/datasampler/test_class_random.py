@@ -1,7 +1,11 @@
+import types
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import datasampler
 from datasampler.base import spread
 from datasampler.class_random import Sampler
 
@@ -58,3 +62,27 @@ def test_unique_repeats_as_evenly_as_it_can():
 def test_spread_is_even(n, k):
     draws = spread(np.random.default_rng(0), n, k)
     assert draws.shape == (k,) and np.ptp(np.bincount(draws, minlength=n)) <= 1
+
+
+@pytest.mark.parametrize("name", ["class_random", "class_random_unique"])
+def test_the_name_says_whether_classes_repeat(name, make_opt):
+    labels = np.repeat(np.arange(9), 5)
+    opt = make_opt("--data_sampler", name, "--bs", 12, "--samples_per_class", 2)
+    sampler = datasampler.select(name, opt, types.SimpleNamespace(labels=labels))
+    classes = [set(labels[batch]) for _ in range(10) for batch in sampler]
+    assert all(len(some) == 6 for some in classes) == (name == "class_random_unique")
+
+
+def test_filling_up_takes_uniform_images_of_the_leader_s_class():
+    labels = np.repeat(np.arange(5), 10)
+    sampler = Sampler(labels, batch_size=20, samples_per_class=4, seed=0, unique=False)
+    rng, leaders = np.random.default_rng(0), np.array([31, 7, 48])
+    rows = np.array([sampler.filled_up(rng, leaders, 4).reshape(3, 4) for _ in range(2000)])
+    assert (rows[..., 0] == leaders).all()
+    for leader, partners in zip(leaders, rows[..., 1:].swapaxes(0, 1), strict=True):
+        first = leader // 10 * 10
+        for slot in partners.T:
+            np.testing.assert_allclose(np.bincount(slot - first, minlength=10) / 2000, 0.1,
+                                       atol=0.03)
+        # Each partner is drawn for itself: two are the same one time in ten.
+        np.testing.assert_allclose((partners[:, 0] == partners[:, 1]).mean(), 0.1, atol=0.03)

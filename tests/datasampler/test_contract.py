@@ -128,6 +128,13 @@ def test_batches_follow_from_seed_and_epoch(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_the_next_epoch_is_not_the_next_seed_s(name):
+    this, other = make(name, BALANCED, seed=5), make(name, BALANCED, seed=6)
+    this.set_epoch(1)
+    assert list(this) != list(other)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_global_random_states_are_left_alone(name):
     sampler = make(name, BALANCED)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()

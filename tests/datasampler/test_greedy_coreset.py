@@ -1,7 +1,10 @@
+import types
+
 import numpy as np
 import pytest
 import torch
 
+import datasampler
 from datasampler.greedy_coreset import MEASURES, Sampler, coreset
 from datasampler.storage import Storage
 
@@ -81,3 +84,35 @@ def test_full_coresets_have_one_more_image_of_a_chosen_class():
     sampler.fill(torch.randn(100, 4))
     for batch in sampler:
         assert len(set(batch[:19])) == 19 and labels[batch[19]] in labels[batch[:19]]
+
+
+def test_the_percentile_is_that_of_candidates_not_yet_chosen():
+    """Of 20 left of 40 only the farthest lies above it; with the chosen ones, two would."""
+    distances = MEASURES["euclidean"](torch.randn(40, 3).double()).numpy()
+    for seed in range(20):
+        chosen = coreset(np.random.default_rng(seed), distances, 30, True)
+        for n in range(20, 30):
+            rest = np.setdiff1d(np.arange(40), chosen[:n])
+            assert chosen[n] == rest[distances[rest][:, chosen[:n]].min(1).argmax()]
+
+
+def full_sampler(labels, batch_size):
+    storage = Storage(len(labels), momentum=-1, step=1, follows=True, n_candidates=len(labels),
+                      projection_dim=-1)
+    sampler = Sampler(labels, batch_size=batch_size, samples_per_class=2, seed=0, full=True,
+                      measure="euclidean", softened=False, storage=storage)
+    sampler.fill(torch.randn(len(labels), 4))
+    return sampler
+
+
+def test_the_partner_s_class_is_that_of_a_random_one():
+    sampler = full_sampler(np.arange(40), 6)        # of a class of one the partner is its image
+    places = [batch.index(batch[5]) for _ in range(50) for batch in sampler]
+    np.testing.assert_allclose(np.bincount(places, minlength=5) / len(places), 0.2, atol=0.08)
+
+
+def test_only_the_full_coreset_has_a_choice_of_distance(make_opt):
+    dataset = types.SimpleNamespace(labels=np.repeat(np.arange(60), 4))
+    for name, measure in (("greedy_coreset", "euclidean"), ("full_greedy_coreset", "cosine")):
+        opt = make_opt("--data_sampler", name, "--data_sim_measure", "cosine", "--bs", 24)
+        assert datasampler.select(name, opt, dataset).measure == measure

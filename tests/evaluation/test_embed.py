@@ -9,6 +9,7 @@ from torch import nn
 
 from datasets import Batch
 from evaluation.embed import embed, view
+from utilities.errors import RunError
 
 FEATURES = ("discriminative", "shared")
 
@@ -48,6 +49,14 @@ def test_rows_are_the_images_in_order_and_columns_the_features():
     assert embeddings.shape == (10, 6) and embeddings.dtype == torch.float32
     assert torch.allclose(embeddings[:, :3], heads["discriminative"], atol=1e-6)
     assert torch.allclose(embeddings[:, 3:], heads["shared"], atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [FEATURES[::-1], FEATURES[1:]], ids=["reversed", "one"])
+def test_only_the_features_asked_for_are_kept_in_their_order(features):
+    network, loader = Network(), Images()
+    heads, _ = network.eval()(loader.images)
+    expected = torch.cat([heads[name] for name in features], dim=1)
+    torch.testing.assert_close(embed(network, loader, features), expected)
 
 
 def test_the_network_computes_in_evaluation_mode_and_every_module_returns_to_its_own():
@@ -123,3 +132,20 @@ def test_mixtures_are_normalised_when_the_architecture_normalises(heads, evaltyp
     raw, unit = (view(joined, evaltype, ("a", "b"), normalize=flag) for flag in (False, True))
     assert torch.allclose(unit.norm(dim=1), torch.ones(5))
     assert torch.allclose(unit * raw.norm(dim=1, keepdim=True), raw, atol=1e-6)
+
+
+def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name():
+    loader = Images()
+    loader.images[6:8] = torch.nan
+    loader.dataset = Paths(10)
+    with pytest.raises(RunError, match=r"^the embeddings of 2 of 10 images are not finite, that of "
+                                       r"'image 6' first$"):
+        embed(Network(), loader, FEATURES)
+
+
+class Paths(list):
+    """In place of a dataset."""
+
+    def __init__(self, n):
+        super().__init__(range(n))
+        self.paths = [f"image {i}" for i in self]

@@ -38,7 +38,7 @@ def test_a_feature_is_itself():
     "Combined_intra_dc", "Combined_intra__shared", "combined_intra_shared", "Sum-1-1",
     "Combined_intra-shared"] + [f"Combined_intra_shared-{weights}" for weights in (
         "1", "1-1-1", "1-", "1-x", "1-0", "1-nan", "1-inf", "1-1e3", "1-1_0", "1- 1", "1-٣",
-        "1-1\n", "1--1")])
+        "1-1\n", "1--1", "1-1.2.3", "1-.")])
 def test_anything_else_is_refused(wrong):
     with pytest.raises(UserError, match=r"^--evaltypes: "):
         parse(wrong, FOUR)

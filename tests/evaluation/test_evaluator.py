@@ -157,6 +157,14 @@ def test_cluster_every_spares_k_means_between(build, logger, monkeypatch):
     assert len(csv.splitlines()) == 1 + 3
 
 
+def test_a_best_epoch_between_clusterings_has_a_dash_for_them(build):
+    evaluator = build(evaltypes=["discriminative"])
+    evaluator.choose(0, {"discriminative": {"Test": {"e_recall@1": 0.1, "nmi": 0.5}}})
+    evaluator.choose(1, {"discriminative": {"Test": {"e_recall@1": 0.2}}})
+    evaluator.choose(2, {"discriminative": {"Test": {"e_recall@1": 0.1, "nmi": 0.6}}})
+    assert re.search(r"best e_recall@1: epoch 1 +0\.2000 +-$", evaluator.summary(), re.MULTILINE)
+
+
 def test_a_storage_metric_with_clusters_waits_for_its_epochs(build, logger):
     evaluator = build(storage_metrics=["nmi"], cluster_every=2, evaltypes=["discriminative"])
     assert evaluator.evaluate(Network(), 0, logger) == [("discriminative", "nmi")]
@@ -259,3 +267,52 @@ def test_which_splits_are_evaluated(monkeypatch, keys, train_metrics, names):
     assert [split.name for split in evaluator.splits] == names and evaluator.normalize
     if "testing_query" in keys:
         assert evaluator.splits[0].loaders == ["testing_query", "testing_gallery"]
+
+
+@pytest.mark.parametrize(("arch", "on_gpu", "normalize", "device"), [
+    ("resnet50_normalize", True, True, "cuda"), ("resnet50_frozen", False, False, "cpu")])
+def test_the_options_say_whether_to_normalise_and_where_to_measure(monkeypatch, arch, on_gpu,
+                                                                  normalize, device):
+    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
+    opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1, arch=arch,
+                    evaltypes=["discriminative"], plots="none", evaluation_metrics=["nmi"],
+                    storage_metrics=["nmi"], cluster_every=1, evaluate_on_gpu=on_gpu)
+    evaluator = Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
+    assert (evaluator.normalize, evaluator.device) == (normalize, device)
+
+
+@pytest.fixture
+def in_shop(tmp_path):
+    """A split of one query a class and one match each, in the opposite order: of five, only the
+    middle query has the row of its match."""
+    (tmp_path / "gallery").mkdir()
+    queries, gallery = (Dataset(folder, 5, 1, dim=5) for folder in (tmp_path, tmp_path / "gallery"))
+    gallery.labels, gallery.images = gallery.labels[::-1].copy(), gallery.images.flip(0)
+    return Split("Test", Loader(queries), Loader(gallery))
+
+
+def test_a_gallery_is_what_queries_search_in(build, in_shop, logger):
+    evaluator = build(in_shop, evaltypes=["discriminative"])
+    evaluator.evaluate(Network(), 0, logger)
+    assert evaluator.last["metrics"]["discriminative"]["Test"]["e_recall@1"] == 1
+    alone = build(Split("Test", in_shop.queries), evaltypes=["discriminative"])
+    alone.evaluate(Network(), 0, logger)
+    assert alone.last["metrics"]["discriminative"]["Test"]["e_recall@1"] == 0
+    assert all(query not in rows for query, rows in alone.found)
+
+
+def test_retrievals_are_the_last_split_s_from_its_gallery(build, in_shop, tmp_path, logger,
+                                                         monkeypatch):
+    drawn = []
+    monkeypatch.setattr("evaluation.retrievals.draw", lambda path, rows, read: drawn.append(rows))
+    monkeypatch.setattr(logger, "picture", lambda *_: None)
+    (tmp_path / "train").mkdir()
+    train = Split("Train", Loader(Dataset(tmp_path / "train", n_classes=3)))
+    evaluator = build(train, in_shop, evaltypes=["discriminative"], plots="epoch")
+    evaluator.evaluate(Network(), 0, logger)
+    assert [(query, rows[0], len(rows)) for query, rows in evaluator.found] == [
+        (query, 4 - query, 5) for query in range(5)]
+    for query, (file, neighbours) in enumerate(drawn[0]):
+        assert file == str(tmp_path / f"{query}.png")
+        assert neighbours[0] == (str(tmp_path / "gallery" / f"{4 - query}.png"), True)
+        assert [same for _, same in neighbours[1:]] == [False] * 4

@@ -2,8 +2,10 @@
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrics
+from metrics.a_recall import _majority
 
 
 def naive(k, features, labels, centroids, assignment):
@@ -47,3 +49,26 @@ def test_compute_clusters_and_in_shop_counts_the_queries():
     wrong = torch.tensor([2, 2, 2, 0])
     assert metrics.compute(["a_recall@1"], features[:4], wrong,
                            gallery=(features[4:], labels[4:]))["a_recall@1"] == 0.25
+
+
+class WritesOnce(TorchDispatchMode):
+    """Refuses to write twice to one place: which write stays depends on the device."""
+
+    written = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket.__name__ in ("index_put", "index_put_", "scatter", "scatter_"):
+            places = args[1][0] if "index" in function.overloadpacket.__name__ else args[2]
+            assert len(places.unique()) == places.numel()
+            self.written += places.numel()
+        return function(*args, **(kwargs or {}))
+
+
+def test_each_cluster_is_written_once():
+    labels, assignment = torch.randint(0, 6, (200,)), torch.randint(0, 10, (200,))
+    with WritesOnce() as mode:
+        carried = _majority(labels, assignment, 12)
+    assert mode.written == 10
+    assert carried[:10].tolist() == [int(labels[assignment == c].bincount().argmax())
+                                     for c in range(10)]
+    assert set(carried[10:].tolist()) == {torch.iinfo(torch.int64).min}

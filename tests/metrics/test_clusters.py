@@ -13,7 +13,7 @@ from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import pair_confusion_matrix
 
 import metrics
-from metrics import clusters
+from metrics import clusters, neighbours
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 
@@ -68,6 +68,22 @@ def test_k_means_is_faiss_s_own_with_every_row():
     centroids, assignment = clusters.k_means(torch.from_numpy(points), 4)
     np.testing.assert_array_equal(centroids, means.centroids)
     np.testing.assert_array_equal(assignment, means.assign(points)[1])
+
+
+def test_k_means_searches_with_the_index_of_the_features_device(monkeypatch):
+    points, made = torch.randn(500, 8), []
+
+    def flat_index(dim, device):
+        made.append((faiss.IndexFlatL2(dim), dim, device))
+        return made[-1][0]
+
+    expected = clusters.k_means(points, 7)
+    monkeypatch.setattr(neighbours, "flat_index", flat_index)
+    centroids, assignment = clusters.k_means(points, 7)
+    (index, dim, device), = made
+    assert (dim, device) == (8, points.device)
+    np.testing.assert_array_equal(index.reconstruct_n(0, 7), centroids)     # it was searched
+    assert torch.equal(centroids, expected[0]) and torch.equal(assignment, expected[1])
 
 
 def test_there_are_as_many_clusters_as_classes_of_the_evaluated_split(monkeypatch):

@@ -1,5 +1,6 @@
 """Every way to search finds the same, the exact, neighbours."""
 
+import faiss
 import pytest
 import torch
 
@@ -145,3 +146,39 @@ def test_a_gpu_finds_what_the_cpu_finds():
         for search in (neighbours.search, neighbours._in_blocks):
             indices = torch.cat([found for _, found in search(points.cuda(), others, k)]).cpu()
             assert (indices == expected).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("values", ["ties", "equal", "distinct"])
+def test_mutual_search_orders_ties_the_same_for_any_k(values, monkeypatch):
+    points = {"ties": torch.randint(-1, 2, (400, 5)).float(), "equal": torch.ones(400, 5),
+              "distinct": torch.randn(400, 5)}[values]
+    most = found("mutual", points, None, 30, monkeypatch)
+    for k in (1, 2, 7, 29):
+        assert torch.equal(found("mutual", points, None, k, monkeypatch), most[:, :k])
+
+
+def test_a_query_that_is_not_among_its_neighbours_leaves_the_last_one_out():
+    without = neighbours._without_self(torch.tensor([[5, 6, 7], [1, 4, 9]]), torch.tensor([0, 1]))
+    assert without.tolist() == [[5, 6], [4, 9]]
+
+
+def test_an_index_lies_on_the_device_it_is_asked_for(monkeypatch):
+    class Resources:
+        def setTempMemory(self, n_bytes):
+            self.n_bytes = n_bytes
+
+    class Index:
+        def __init__(self, resources, dim, options):
+            self.given = resources.n_bytes, dim, options.device
+
+    class Options:
+        device = 0
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", Resources, raising=False)
+    monkeypatch.setattr(faiss, "GpuIndexFlatL2", Index, raising=False)
+    monkeypatch.setattr(faiss, "GpuIndexFlatConfig", Options, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2)
+    assert neighbours.flat_index(8, torch.device("cuda", 1)).given == (2**28, 8, 1)
+    assert isinstance(neighbours.flat_index(8, torch.device("cpu")), faiss.IndexFlatL2)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    assert isinstance(neighbours.flat_index(8, torch.device("cuda", 1)), faiss.IndexFlatL2)

@@ -56,6 +56,12 @@ def test_only_the_whole_spectrum_is_an_array():
     assert not any(metrics.is_array(name) for name in [*NAMES, "rho_spectrum@-1"])
 
 
+def test_of_scores_larger_is_better():
+    assert {name.partition("@")[0] for name in NAMES if not metrics.is_score(name)} == {
+        "dists", "rho_spectrum"}
+    assert not metrics.is_score("rho_spectrum@0") and not metrics.is_score("dists@inter")
+
+
 def test_names_are_parsed_without_torch():
     code = ("import sys, metrics; metrics.parse('e_recall@1'); metrics.needs_clusters('nmi');"
             "sys.exit('torch' in sys.modules or 'faiss' in sys.modules)")

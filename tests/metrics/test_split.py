@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrics
-from metrics import clusters, neighbours
+from metrics import clusters, mutual, neighbours
+from tests.metrics.oracles import rankings, retrieval
 from utilities.errors import UserError
 
 NAMES = ["e_recall@1", "e_recall@8", "c_recall@2", "a_recall@1", "nmi", "f1", "c_nmi", "c_f1",
@@ -79,6 +80,57 @@ def test_values_come_in_the_order_of_the_names_and_do_not_depend_on_one_another(
     for name in NAMES:
         assert metrics.compute([name], features, labels)[name] == pytest.approx(
             together[name], rel=1e-6), name
+
+
+@pytest.mark.parametrize("tile, more", [(2048, ["mAP_1000"]), (512, [])],
+                         ids=["plain search", "mutual search"])
+def test_with_duplicates_no_value_depends_on_what_else_is_measured(tile, more, monkeypatch):
+    monkeypatch.setattr(mutual, "TILE", tile)
+    # Each point three times, with two classes: the order of equally near images decides.
+    points = torch.randn(1000, 4).repeat_interleave(3, 0)
+    labels = torch.randint(60, (1000,)).repeat_interleave(3)
+    labels[::3] = torch.randint(60, (1000,))
+    names = ["e_recall@1", "e_recall@3", "mAP_c", "mAP_r", *more, "mAP"]
+    together = metrics.compute(names, points, labels)
+    without = metrics.compute(names[:-1], points, labels)
+    assert without == {name: together[name] for name in names[:-1]}
+    for name in names[:-1]:
+        assert metrics.compute([name], points, labels)[name] == together[name], name
+
+
+def test_a_search_finds_2047_neighbours_and_beyond_all_are_ranked(calls):
+    features, labels = torch.randn(2100, 2), torch.arange(2100) // 2
+    metrics.compute(["e_recall@2047"], features, labels)
+    assert calls["search"] == [2047]
+    metrics.compute(["e_recall@2048"], features, labels)
+    assert calls["search"] == [2047]
+    metrics.compute(["e_recall@1", "e_recall@2048"], features, labels)
+    assert calls["search"] == [2047, 1]
+
+
+@pytest.mark.parametrize("units", ["", "queries", "gallery"])
+def test_cosine_forms_normalise_queries_and_gallery(units):
+    features, labels = data(140, classes=7)
+    directions = F.normalize(features)
+    features = directions * torch.randn(140, 1).mul(3).exp()    # norms over some decades
+    queries, gallery = features[:40], features[40:]
+    queries, gallery = (F.normalize(side) if name == units else side
+                        for name, side in (("queries", queries), ("gallery", gallery)))
+    names = ["c_recall@1", "c_mAP_r", "c_nmi"]
+    values = metrics.compute(names, queries, labels[:40], gallery=(gallery, labels[40:]))
+    found = rankings(directions[:40], labels[:40], (directions[40:], labels[40:]))
+    for name in names[:2]:
+        assert values[name] == pytest.approx(retrieval(name, found), abs=1e-6), name
+    assert values["c_nmi"] == pytest.approx(
+        metrics.compute(["nmi"], directions, labels)["nmi"], abs=1e-6)
+
+
+def test_norms_that_are_nearly_1_are_normalised_too():
+    angles = torch.tensor([1.0, 1.001])[:, None]
+    gallery = torch.cat([angles.cos(), angles.sin()], 1) * torch.tensor([[1.0], [0.995]])
+    values = metrics.compute(["e_recall@1", "c_recall@1"], torch.tensor([[1.0, 0.0]]),
+                             torch.tensor([0]), gallery=(gallery, torch.tensor([0, 1])))
+    assert values == {"e_recall@1": 0, "c_recall@1": 1}
 
 
 class Largest(TorchDispatchMode):
