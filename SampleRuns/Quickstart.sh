@@ -5,7 +5,7 @@
 #
 # Data go to Datasets/, results to Training_Results/. PYTHON names another interpreter than `python`.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd "$(dirname "$0")/.."
 python() { command "${PYTHON:-python}" "$@"; }
 
 python diva_main.py --dataset glyphs --source_path Datasets --save_path Training_Results \

@@ -9,8 +9,8 @@ if [ $# -lt 1 ]; then
     echo "usage: bash $0 <folder that holds online_products/> [flags of diva_main.py]" >&2
     exit 2
 fi
-datapath=$(cd "$1" && pwd)
-cd "$(dirname "$0")/.."
+case "$1" in /*) datapath=$1 ;; *) datapath=$PWD/$1 ;; esac
+CDPATH= cd "$(dirname "$0")/.."
 python() { command "${PYTHON:-python}" "$@"; }
 
 # ResNet50

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from utilities.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,6 +50,28 @@ class Batch(NamedTuple):
     rotated_views: Tensor | None = None
 
 
+class Identity:
+    """Which images the `splits` of a run hold, as a part of what is saved. Others on resume would
+    change what is compared between epochs, and what indices stand for."""
+
+    def __init__(self, splits: dict[str, Dataset]):
+        # The other two hold training images.
+        self.splits = {name: split for name, split in splits.items()
+                       if not name.startswith("evaluation")}
+
+    def state_dict(self) -> dict[str, list]:
+        return {name: [len(split), split.digest] for name, split in self.splits.items()}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        """UserError where the images are not those of `state`."""
+        for name, (n_images, digest) in state.items():
+            split = self.splits[name]
+            if split.digest != digest:
+                raise UserError(f"--source_path: the {name} images are not those that the run "
+                                f"began with: {n_images:,} then, {len(split):,} now, or other "
+                                "names; accepted: the same files")
+
+
 def layout(name: str):
     """The module that reads the folder of the dataset called `name`."""
     return importlib.import_module(DATASETS.get(name, "datasets.class_folders"))
@@ -59,7 +83,8 @@ def select(name: str, opt) -> dict[str, Dataset]:
     training; testing; evaluation (training images, test transform); evaluation_train (training
     images, training transform); with `--train_val_split` below 1 validation. in-shop has
     testing_query and testing_gallery, whose union testing is, and likewise for validation.
-    UserError for a folder that is missing, an empty class, fewer training images than `--bs`.
+    UserError for a folder that is missing, an empty class or split, fewer training images than
+    `--bs` where something trains.
     """
     from datasets import splits
 

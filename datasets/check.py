@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from datasets import PUBLISHED, splits
+from datasets.class_folders import visible
 from datasets.images import available_cores, broken
+
+SHOWN = 10  # names
 
 
 def check_data(name: str, opt) -> bool:
@@ -26,4 +32,16 @@ def check_data(name: str, opt) -> bool:
     for path, fault in faults:
         print(f"  cannot read {path!r}: {fault}")
     print(f"  {len(paths) - len(faults):,} of {len(paths):,} images can be read")
+    if others := beside(paths):
+        print(f"  {len(others):,} entries beside them do not count as images: "
+              + ", ".join(map(repr, others[:SHOWN])) + (", ..." if others[SHOWN:] else ""))
     return whole and not faults
+
+
+def beside(paths: list[str]) -> list[str]:
+    """What else lies in the images' folders, by the ending of its name or for want of a row in the
+    dataset's list; hidden files and folders of further images left out."""
+    folders, known = {os.path.dirname(path) for path in paths}, set(paths)
+    return [entry.path for folder in sorted(folders)
+            for entry in sorted(visible(Path(folder)), key=lambda entry: entry.name)
+            if entry.path not in known and entry.path not in folders]

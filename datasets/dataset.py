@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,6 +54,14 @@ class Dataset(data.Dataset):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the files' names below the folder that holds them all, and their classes."""
+        root = len(os.path.commonpath(self.paths))
+        lines = (f"{path[root:]}\t{label}\n" for path, label in
+                 zip(self.paths, self.labels.tolist(), strict=True))
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, index: int) -> Batch:
         """One item, views (3, H, W) uint8, augmented as the first batch of epoch 0 would be."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -29,14 +30,16 @@ def decode(path: str) -> Image.Image:
     """The file's image, upright and in RGB; UserError, naming the file, if it cannot be read."""
     image, fault = attempt(path)
     if fault:
-        raise UserError(f"--dataset: cannot read the image {path!r}: {fault}; "
-                        "--skip_broken_images leaves such files out")
+        raise UserError(f"--dataset: cannot read the image {path!r}: {fault}; --check_data lists "
+                        "all such files, a run begun with --skip_broken_images leaves them out")
     return image
 
 
 def attempt(path: str) -> tuple[Image.Image | None, str | None]:
     """(image, None), or (None, one line on why the file cannot be read)."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None, "it is no file"    # reading a pipe would wait for ever
         with Image.open(path) as image:
             image.load()
             return upright(to_rgb(image), image), None
@@ -97,6 +100,7 @@ class Images:
         self.pixels = None      # of all images, one after the other, shared between workers
         self.offsets = None     # (N + 1,) int64: where each begins
         self.sides = None       # (N, 2) int64: height, width
+        self.together = ()      # the Images, this one among them, that `keep` keeps at once
         self.on_device = None   # the DevicePixels of `--cache gpu`
 
     def __len__(self) -> int:
@@ -109,11 +113,19 @@ class Images:
         return Image.fromarray(self.pixels[begin:end].numpy().reshape(*self.sides[index], 3))
 
     def keep(self, threads: int) -> None:
-        """Decodes all into memory that worker processes share; UserError if it would not fit."""
+        """Decodes all, and all of `together`, into memory that worker processes share; UserError,
+        before anything is decoded, if it would not fit."""
         if self.pixels is not None:
             return
-        offsets = self.measure(threads)
-        announce("ram", len(self), int(offsets[-1]), available_memory())
+        together = self.together or [self]
+        offsets = [images.measure(threads) for images in together]
+        announce("ram", sum(map(len, together)), sum(int(begins[-1]) for begins in offsets),
+                 available_memory())
+        for images, begins in zip(together, offsets, strict=True):
+            images.fill(begins, threads)
+
+    def fill(self, offsets: np.ndarray, threads: int) -> None:
+        """Decodes all into shared memory, image i to `offsets[i]`."""
         pixels = shared_bytes(int(offsets[-1]))
         self.sides = self.decode_into(
             lambda begin, end: pixels[begin:end], offsets, threads)
@@ -164,13 +176,15 @@ def in_parallel(function: Callable, items: Iterable, threads: int) -> Iterator:
         pool.shutdown(cancel_futures=True)
 
 
-def announce(cache: str, n_images: int, needed: int, available: int) -> None:
-    """Says what `--cache` is going to take; UserError if there is not as much."""
+def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0) -> None:
+    """Says what `--cache` is going to take; UserError if that leaves less than `reserve` bytes."""
     need = f"{n_images:,} decoded images need {needed / 2**30:.2f} GB"
-    if needed > available:
+    if needed > available - reserve:
+        kept = f", {reserve / 2**30:.2f} GB of them stay for training" if reserve else ""
         raise UserError(f"--cache: {cache!r} does not fit: {need}, {available / 2**30:.2f} GB are "
-                        "available; accepted here: none, or a larger machine")
-    print(f"--cache {cache}: {need} of {available / 2**30:.2f} GB available", flush=True)
+                        f"available{kept}; accepted here: none, or a larger machine")
+    left = f", {(available - needed) / 2**30:.2f} GB are left for training" if reserve else ""
+    print(f"--cache {cache}: {need} of {available / 2**30:.2f} GB available{left}", flush=True)
 
 
 def available_memory() -> int:

@@ -14,6 +14,7 @@ from datasets.tables import by_class, existing, rows
 from utilities.errors import UserError
 
 LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
+COLUMNS = "image_name item_id evaluation_status"
 SPLITS = {"train": "training", "query": "testing_query", "gallery": "testing_gallery"}
 
 
@@ -23,9 +24,9 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     require(partition, folder, LAYOUT)
     require(folder / "img", folder, LAYOUT)
     splits = {split: [] for split in SPLITS.values()}
-    for path, item, status in rows(partition, header=2, columns=3, path_column=0):
+    for place, (path, item, status) in rows(partition, COLUMNS, path_column=0, counted=True):
         if status not in SPLITS:
-            raise UserError(f"--dataset in-shop: evaluation status {status!r} in "
-                            f"{str(partition)!r}; accepted: {', '.join(SPLITS)}")
+            raise UserError(f"--source_path: evaluation_status {status!r} in {place}; accepted: "
+                            f"{', '.join(SPLITS)}")
         splits[SPLITS[status]].append((str(folder / path), item))
     return {split: by_class(existing(samples)) for split, samples in splits.items()}

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from datasets.class_folders import require
 from datasets.tables import by_class, existing, rows
+from utilities.errors import UserError
 
 LAYOUT = "images/<super class>_final/<files> beside Info_Files/Ebay_train.txt and Ebay_test.txt"
+COLUMNS = "image_id class_id super_class_id path"
 LISTS = {"training": "Ebay_train.txt", "testing": "Ebay_test.txt"}
 
 
@@ -22,7 +24,12 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     splits = {}
     for split, name in LISTS.items():
         require(folder / "Info_Files" / name, folder, LAYOUT)
-        table = rows(folder / "Info_Files" / name, header=1, columns=4, path_column=3)
-        samples = [(str(folder / "images" / path), class_id) for _, class_id, _, path in table]
+        samples = []
+        for place, (_, class_id, _, path) in rows(folder / "Info_Files" / name, COLUMNS,
+                                                  path_column=3):
+            if not class_id.isdecimal():
+                raise UserError(f"--source_path: class_id {class_id!r} in {place}; expected: a "
+                                "whole number")
+            samples.append((str(folder / "images" / path), class_id))
         splits[split] = by_class(existing(samples), order=int)
     return splits

@@ -23,8 +23,9 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if opt.skip_broken_images:
         samples = leave_out_broken(samples, min(opt.kernels, available_cores()))
     samples = hold_out(samples, opt.train_val_split, by_class=opt.train_val_split_by_class)
+    refuse_empty(samples, Path(opt.source_path) / name, opt.train_val_split)
     n_training = len(samples["training"])
-    if n_training < opt.bs:
+    if n_training < opt.bs and not opt.evaluate_only:
         raise UserError(f"--bs: {opt.bs} is more than the {n_training:,} training images of "
                         f"--dataset {name}; accepted: at most {n_training}")
     facts = {"normalisation": Normalisation.of_backbone(architectures.parse(opt.arch).backbone),
@@ -41,7 +42,18 @@ def build(name: str, opt) -> dict[str, Dataset]:
     kept = splits["training"]
     for split, views in (("evaluation", evaluation), ("evaluation_train", Views(training.main))):
         splits[split] = Dataset(name, kept.images, kept.labels, kept.class_names, views, **facts)
+    if opt.cache == "ram":
+        together = [splits[split].images for split in samples if is_read(split, samples, opt)]
+        for images in together:
+            images.together = together
     return splits
+
+
+def is_read(split: str, samples: dict[str, Samples], opt) -> bool:
+    """Whether a loader reads the images of `split`, a union those of its parts."""
+    if split == "training" and opt.evaluate_only:
+        return opt.train_metrics
+    return f"{split}_query" not in samples
 
 
 def read(name: str, source_path: str) -> dict[str, Samples]:
@@ -64,9 +76,20 @@ def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Sam
         n_classes = [len({label for _, label in samples_of}) for samples_of in (part, kept[split])]
         print(f"--skip_broken_images: {split} keeps {len(kept[split]):,} of {len(part):,} images, "
               f"{n_classes[1]:,} of {n_classes[0]:,} classes", flush=True)
-        if not kept[split]:
-            raise UserError(f"--skip_broken_images: no image of the {split} split can be read")
     return kept
+
+
+def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> None:
+    """UserError that names the first split without images."""
+    for split, part in samples.items():
+        if part:
+            continue
+        if split.startswith("validation"):
+            which = " (every second image of a held-out class)" * split.endswith("_query")
+            raise UserError(f"--train_val_split: {share} leaves nothing for {split}{which}; "
+                            "accepted: 1 for no validation split, or a smaller share")
+        raise UserError(f"--dataset: no image in the {split} split of {str(folder)!r}; at least 1 "
+                        "is needed")
 
 
 def training_views(opt) -> Views:
@@ -108,9 +131,6 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
                         for group, keep in zip(groups, kept, strict=True)]
             held = [[x for i, x in enumerate(group) if i not in keep]
                     for group, keep in zip(groups, kept, strict=True)]
-        if not any(held):
-            raise UserError(f"--train_val_split: {share} leaves nothing for validation; accepted: "
-                            "1 for no validation split, or a smaller share")
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
             for part, start in (("query", 1), ("gallery", 0)):

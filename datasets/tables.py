@@ -9,21 +9,35 @@ from pathlib import Path
 from utilities.errors import UserError
 
 
-def rows(path: Path, *, header: int, columns: int, path_column: int) -> list[list[str]]:
-    """The file's rows behind `header` lines, split at blanks; without those of hidden images."""
+def rows(path: Path, columns: str, *, path_column: int,
+         counted: bool = False) -> list[tuple[str, list[str]]]:
+    """(place, row split at blanks) of each row but those of hidden images; errors name the place.
+
+    columns: the names in the header, which has to be there: any other line in its place may be an
+    image. counted: a line above the header gives the number of rows.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--source_path: cannot read {str(path)!r}: {error}") from error
+    names, header = columns.split(), 1 + counted
+    lines += [""] * header      # a file that ends too early lacks its header
+    if lines[header - 1].split() != names:
+        raise UserError(f"--source_path: line {header} of {str(path)!r} is {lines[header - 1]!r}; "
+                        f"expected: {columns!r}" + " below the number of rows" * counted)
     table = []
     for number, line in enumerate(lines[header:], start=header + 1):
-        row = line.split()
-        if row and len(row) != columns:
-            raise UserError(f"--source_path: line {number} of {str(path)!r} has {len(row)} "
-                            f"columns, {columns} are expected: {line!r}")
-        if row and not os.path.basename(row[path_column]).startswith("."):
-            table.append(row)
-    return table
+        row, place = line.split(), f"line {number} of {str(path)!r}"
+        if row and len(row) != len(names):
+            raise UserError(f"--source_path: {place} has {len(row)} columns, {len(names)} are "
+                            f"expected: {line!r}")
+        if row:
+            table.append((place, row))
+    if counted and lines[0].split() != [str(len(table))]:
+        raise UserError(f"--source_path: line 1 of {str(path)!r} is {lines[0]!r}; expected: "
+                        f"{len(table)}, the number of rows below the header")
+    return [(place, row) for place, row in table
+            if not os.path.basename(row[path_column]).startswith(".")]
 
 
 def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:

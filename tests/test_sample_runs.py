@@ -57,7 +57,11 @@ def test_deep_clustering_run():
     assert (opt.diva_features, opt.embed_dim, opt.bs) == (["discriminative", "dc"], 256, 104)
     assert (opt.diva_dc_update_f, opt.diva_dc_ncluster) == (2, 300)
     assert opt.diva_decorrelations == []  # as the original: none beside dc, whatever rho is
-    assert opt.log_online and opt.project == "DiVA_Experiments"
+    assert (opt.loss, opt.batch_mining, opt.samples_per_class) == ("margin", "distance", 2)
+    assert (opt.diva_ssl, opt.diva_sharing, opt.diva_moco_temperature) == (
+        "fast_moco", "random", 0.01)
+    assert all(e.startswith("Combined_discriminative_dc") for e in opt.evaltypes)
+    assert opt.log_online and (opt.project, opt.group) == ("DiVA_Experiments", "CUB_DiVA-IBN-512")
 
 
 def test_quickstart_is_the_method_on_the_embedded_data():
@@ -84,6 +88,24 @@ def test_scripts_pass_on_folder_and_further_flags(script, tmp_path):
         assert f"--source_path {tmp_path / 'my data'} " in line
         assert line.endswith("--n_epochs 1 --group a b")
     assert len(done.stdout.splitlines()) == len(list(commands(script)))
+
+
+@pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh"])
+@pytest.mark.parametrize("given", ["data", "not there", "{}/not there"])
+def test_a_folder_reaches_the_program_absolute_whether_it_exists_or_not(script, given, tmp_path):
+    """The program then says what is missing. CDPATH, where set, makes `cd` print and go astray."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "astray" / "SampleRuns").mkdir(parents=True)
+    (tmp_path / "SampleRuns").symlink_to(FOLDER)
+    done = subprocess.run(
+        ["bash", f"SampleRuns/{script}", given.format(tmp_path)], cwd=tmp_path,
+        capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHON": "echo", "CDPATH": f"{tmp_path / 'astray'}:{tmp_path}"})
+    assert done.stderr == ""
+    folder = tmp_path / given.format(tmp_path)
+    assert len(done.stdout.splitlines()) == len(list(commands(script)))
+    for line in done.stdout.splitlines():
+        assert line.startswith("diva_main.py ") and f"--source_path {folder} " in line
 
 
 @pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh"])

@@ -37,6 +37,20 @@ def test_broken_images_are_named(tmp_path, capsys):
     assert "5 of 6 images can be read" in said
 
 
+def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
+    trees.class_folders(tmp_path / "mine", n_classes=2, n_images=3)
+    folder = tmp_path / "mine" / "images" / "001.Class_1"
+    (folder / "image_00.jpg").rename(folder / "image_00.jpg.bak")
+    (folder / "image_09.jpg").mkdir()
+    for i in range(12):
+        (folder / f"notes_{i:02d}").touch()
+    assert datasets.check_data("mine", trees.options(tmp_path))
+    told = capsys.readouterr().out.splitlines()[-1]
+    names = ["image_00.jpg.bak", "image_09.jpg", *(f"notes_{i:02d}" for i in range(8))]
+    assert told == ("  14 entries beside them do not count as images: "
+                    + ", ".join(repr(str(folder / name)) for name in names) + ", ...")
+
+
 def test_a_missing_folder_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         datasets.check_data("cub200", trees.options(tmp_path))

@@ -6,8 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import datasets
 from datasets import device_cache, images
-from datasets.device_cache import turn_hue, turns
+from datasets.device_cache import Axis, padded, turn_hue, turns
 from datasets.loader import Loader
+from datasets.transforms import N_UNIFORMS, training_recipe
 from tests import trees
 from utilities.errors import UserError
 
@@ -107,6 +108,32 @@ def test_a_training_set_that_does_not_fit_is_refused(tree, monkeypatch):
     with pytest.raises(UserError, match="--cache: 'gpu' does not fit"):
         Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
     assert images.available_memory() > 1000
+
+
+def test_a_quarter_of_the_free_memory_stays_for_training(tree, monkeypatch, capsys):
+    opt = trees.options(tree, cache="gpu")
+    kept = datasets.select("cub200", opt)["training"]
+    needed = int(kept.images.measure(1)[-1])
+    free = -(-needed * 4 // 3)
+    monkeypatch.setattr(device_cache, "available_memory", lambda: free - 4)
+    with pytest.raises(UserError, match="GB of them stay for training; accepted"):
+        Loader(kept, opt, "cpu")
+    monkeypatch.setattr(device_cache, "available_memory", lambda: free + 4)
+    Loader(kept, opt, "cpu")
+    assert "GB are left for training\n" in capsys.readouterr().out
+
+
+def test_a_batch_of_photographs_is_gathered_with_little_waste_in_few_turns():
+    """112 images of 500x375: 11.6 M pixels are needed, 22 M are the whole batch in one gather."""
+    heights, widths = np.full(112, 375), np.full(112, 500)
+    uniforms = np.random.default_rng(0).random((112, N_UNIFORMS))
+    g, _ = training_recipe("base", 224, 256).draw(uniforms, heights, widths)
+    rows = Axis.of(g.top, g.height, g.resized_height, g.y, np.zeros(112, bool), 224).length
+    columns = Axis.of(g.left, g.width, g.resized_width, g.x, g.flip, 224).length
+    parts = list(turns(rows, columns))
+    gathered = sum(len(part) * padded(rows[part].max()) * padded(columns[part].max())
+                   for part in parts)
+    assert gathered < 14.5e6 and len(parts) <= 5
 
 
 def test_hue_turns_as_in_pil():

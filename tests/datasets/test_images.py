@@ -1,4 +1,5 @@
 import io
+import os
 import warnings
 
 import numpy as np
@@ -94,8 +95,10 @@ def broken_files(folder):
         (folder / name).write_bytes(content)
     (folder / "dangling.jpg").symlink_to("nowhere")
     (folder / "folder.jpg").mkdir()
+    os.mkfifo(folder / "pipe.jpg")  # reading it would wait for ever
     said = {name: message for name, (_, message) in contents.items()}
-    return said | {"dangling.jpg": "it does not exist", "folder.jpg": "Is a directory"}
+    return said | {"dangling.jpg": "it does not exist", "folder.jpg": "it is no file",
+                   "pipe.jpg": "it is no file"}
 
 
 def test_a_broken_file_is_named_in_one_line(tmp_path):
@@ -140,6 +143,16 @@ def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(tmp_path, monke
     monkeypatch.setattr(images, "shared_bytes", lambda n: pytest.fail("memory was taken"))
     with pytest.raises(UserError, match="--cache: 'ram' does not fit: 1 decoded images need"):
         kept.keep(threads=1)
+
+
+def test_a_cache_leaves_its_reserve_and_says_what_is_left(capsys):
+    images.announce("gpu", 10, 3 * 2**30, 4 * 2**30, reserve=2**30)
+    assert capsys.readouterr().out == ("--cache gpu: 10 decoded images need 3.00 GB of 4.00 GB "
+                                       "available, 1.00 GB are left for training\n")
+    with pytest.raises(UserError) as error:
+        images.announce("gpu", 10, 3 * 2**30 + 1, 4 * 2**30, reserve=2**30)
+    assert ("need 3.00 GB, 4.00 GB are available, 1.00 GB of them stay for training; accepted here"
+            in str(error.value))
 
 
 def test_available_memory_is_plausible():

@@ -26,7 +26,7 @@ def test_a_class_without_a_query_keeps_its_label_in_the_gallery(tmp_path):
     partition = folder / "Eval" / "list_eval_partition.txt"
     rows = [row for row in partition.read_text().splitlines()
             if not ("id_00000005" in row and "query" in row)]
-    partition.write_text("\n".join(rows))
+    partition.write_text("\n".join(["11", *rows[1:]]))
     splits = datasets.select("in-shop", trees.options(tmp_path))
     assert splits["testing_query"].labels.tolist() == [0, 2]
     assert splits["testing_gallery"].labels.tolist() == [0, 1, 2]
@@ -43,9 +43,29 @@ def test_validation_is_by_class_half_query_half_gallery(tmp_path):
     assert np.array_equal(splits["validation"].labels, np.repeat([0, 1, 2], 4))
 
 
-def test_an_unknown_status_is_refused(tmp_path):
+ROW = "img/WOMEN/Dresses/id_00000001/01_1_front.jpg"
+HEADER = "image_name item_id evaluation_status"
+
+
+@pytest.mark.parametrize(("old", "new", "message"), [
+    ("gallery", "galery", "evaluation_status 'galery' in line 16 of .*; accepted: train, "),
+    ("24\n", "25\n", "line 1 of .* is '25'; expected: 24, the number of rows below the header"),
+    ("24\n", "many\n", "line 1 of .* is 'many'; expected: 24"),
+    ("24\n", "", f"line 2 of .* is '{ROW} .*'; expected: '{HEADER}' below the number of rows"),
+    (HEADER + "\n", "", f"line 2 of .* is '{ROW} .*'; expected: '{HEADER}'"),
+    ("item_id", "item id", "line 2 of .* is 'image_name item id evaluation_status'; expected: "),
+])
+def test_a_damaged_list_is_refused(tmp_path, old, new, message):
     folder = trees.in_shop(tmp_path / "in-shop")
     partition = folder / "Eval" / "list_eval_partition.txt"
-    partition.write_text(partition.read_text().replace("gallery", "galery"))
-    with pytest.raises(UserError, match="status 'galery' in "):
+    partition.write_text(partition.read_text().replace(old, new))
+    with pytest.raises(UserError, match="^--source_path: " + message):
         datasets.select("in-shop", trees.options(tmp_path))
+
+
+def test_hidden_files_are_skipped_and_count_as_rows(tmp_path):
+    folder = trees.in_shop(tmp_path / "in-shop")
+    partition = folder / "Eval" / "list_eval_partition.txt"
+    hidden = ROW.replace("01_1", "._01_1") + " id_00000001 train\n\n"
+    partition.write_text(partition.read_text().replace("24\n", "25\n", 1) + hidden)
+    assert len(datasets.select("in-shop", trees.options(tmp_path))["training"]) == 12

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import datasets
+from datasets import images
 from datasets.images import decode
 from datasets.loader import Loader
 from tests import trees
@@ -64,6 +65,37 @@ def test_pixels_do_not_depend_on_the_number_of_workers_or_the_cache(load):
         assert [same(loader.epoch(epoch), batches)
                 for epoch, batches in zip((0, 3), wanted, strict=True)] == [True, True]
         assert same(loader.epoch(0), wanted[0])
+
+
+@pytest.mark.parametrize(("given", "kept", "n_images"), [
+    ({}, ["training", "validation_query", "validation_gallery", "testing_query",
+          "testing_gallery"], 48),
+    ({"evaluate_only": True},
+     ["validation_query", "validation_gallery", "testing_query", "testing_gallery"], 36),
+    ({"evaluate_only": True, "train_metrics": True},
+     ["training", "validation_query", "validation_gallery", "testing_query",
+      "testing_gallery"], 48)])
+def test_a_cache_in_memory_is_filled_at_once_with_what_loaders_read(tmp_path, capsys, given, kept,
+                                                                   n_images):
+    trees.in_shop(tmp_path / "in-shop", n_classes=12, n_images=4)
+    opt = trees.options(tmp_path, cache="ram", train_val_split=0.5, **given)
+    splits = datasets.select("in-shop", opt)
+    for split in kept:
+        Loader(splits[split], opt, "cpu")
+    assert {name for name, split in splits.items() if split.images.pixels is not None} \
+        == {*kept, *["evaluation", "evaluation_train"] * ("training" in kept)}
+    said = capsys.readouterr().out
+    assert said.count("--cache ram: ") == said.count(f"{n_images} decoded images need") == 1
+
+
+def test_what_does_not_fit_into_memory_together_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    trees.class_folders(tmp_path / "cub200", n_classes=4, n_images=5)
+    opt = trees.options(tmp_path, cache="ram")
+    splits = datasets.select("cub200", opt)
+    monkeypatch.setattr(images, "available_memory", lambda: 20 * 48 * 40 * 3 - 1)
+    monkeypatch.setattr(images, "decode", lambda path: pytest.fail(f"decodes {path}"))
+    with pytest.raises(UserError, match="--cache: 'ram' does not fit: 20 decoded images need"):
+        Loader(splits["training"], opt, "cpu")
 
 
 def test_without_a_sampler_every_image_comes_once_in_file_order(load):

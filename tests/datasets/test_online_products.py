@@ -4,6 +4,16 @@ import datasets
 from tests import trees
 from utilities.errors import UserError
 
+HEADER = "image_id class_id super_class_id path\n"
+
+
+def rewrite(folder, old, new):
+    """Replaces `old`, None for all, in the list of what trains."""
+    path = folder / "Info_Files" / "Ebay_train.txt"
+    text = path.read_text()
+    assert old is None or text.count(old) == 1
+    path.write_text(new if old is None else text.replace(old, new))
+
 
 def test_the_lists_decide_what_trains(tmp_path):
     trees.online_products(tmp_path / "online_products", n_classes=6, n_images=4)
@@ -22,6 +32,16 @@ def test_rows_of_hidden_files_are_skipped(tmp_path):
     assert len(datasets.select("online_products", trees.options(tmp_path))["training"]) == 12
 
 
+def test_a_list_may_have_a_byte_order_mark_other_line_ends_and_several_blanks(tmp_path):
+    folder = trees.online_products(tmp_path / "online_products")
+    wanted = datasets.select("online_products", trees.options(tmp_path))["training"].paths
+    path = folder / "Info_Files" / "Ebay_train.txt"
+    text = path.read_text().replace(" ", " \t ").replace("\n", "\r\n") + "\r\n"
+    path.write_bytes(text.encode("utf-8-sig"))
+    splits = datasets.select("online_products", trees.options(tmp_path))
+    assert splits["training"].paths == wanted and len(wanted) == 12
+
+
 def test_class_ids_are_ordered_as_numbers(tmp_path):
     folder = trees.online_products(tmp_path / "online_products", n_classes=22, n_images=1)
     names = datasets.select("online_products", trees.options(tmp_path))["training"].class_names
@@ -34,8 +54,13 @@ def test_class_ids_are_ordered_as_numbers(tmp_path):
      "Ebay_test.txt' does not exist; --dataset online_products is expected as"),
     (lambda folder: (folder / "images" / "sofa_final" / "111000000001_2.JPG").unlink(),
      "1 of 12 listed images are missing, the first is "),
-    (lambda folder: (folder / "Info_Files" / "Ebay_train.txt").write_text("h\n1 2 3\n"),
-     "line 2 of "),
+    (lambda folder: rewrite(folder, "1 1 1 b", "1 1 b"), "line 2 of .*Ebay_train.txt' has 3 col"),
+    (lambda folder: rewrite(folder, "5 2 2 s", "5 2b 2 s"),
+     "class_id '2b' in line 6 of .*Ebay_train.txt'; expected: a whole number"),
+    (lambda folder: rewrite(folder, HEADER, ""),
+     "line 1 of .*Ebay_train.txt' is '1 1 1 bicycle_final/111000000000_0.JPG'; expected: "
+     "'image_id class_id super_class_id path'$"),
+    (lambda folder: rewrite(folder, None, ""), "line 1 of .*Ebay_train.txt' is ''; expected: 'im"),
 ])
 def test_a_damaged_folder_is_refused(tmp_path, damage, message):
     damage(trees.online_products(tmp_path / "online_products"))

@@ -68,6 +68,74 @@ def test_too_few_images_are_refused(tmp_path, options, message):
     assert str(error.value).startswith(message)
 
 
+def test_a_training_set_of_any_size_will_do_where_nothing_trains(tmp_path):
+    trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4)
+    splits = datasets.select("cub200", trees.options(tmp_path, bs=13, evaluate_only=True))
+    assert len(splits["training"]) == 12
+
+
+def keep_header(folder, split):
+    table = folder / "Info_Files" / f"Ebay_{split}.txt"
+    table.write_text(table.read_text().partition("\n")[0] + "\n")
+
+
+def keep_rows_without(folder, status):
+    table = folder / "Eval" / "list_eval_partition.txt"
+    _, header, *rows = table.read_text().splitlines()
+    rows = [row for row in rows if not row.endswith(status)]
+    table.write_text("\n".join([str(len(rows)), header, *rows]))
+
+
+@pytest.mark.parametrize("evaluate_only", [False, True])
+@pytest.mark.parametrize(("name", "empty", "given", "split"), [
+    ("online_products", keep_header, "train", "training"),
+    ("online_products", keep_header, "test", "testing"),
+    ("in-shop", keep_rows_without, "query", "testing_query"),
+    ("in-shop", keep_rows_without, "gallery", "testing_gallery"),
+])
+def test_a_split_without_images_is_refused(tmp_path, name, empty, given, split, evaluate_only):
+    layout = {"online_products": trees.online_products, "in-shop": trees.in_shop}[name]
+    empty(layout(tmp_path / name), given)
+    with pytest.raises(UserError) as error:
+        datasets.select(name, trees.options(tmp_path, evaluate_only=evaluate_only))
+    assert str(error.value) == (f"--dataset: no image in the {split} split of "
+                                f"{str(tmp_path / name)!r}; at least 1 is needed")
+
+
+def test_held_out_classes_of_one_image_give_no_queries(tmp_path):
+    trees.in_shop(tmp_path / "in-shop", n_classes=8, n_images=4)
+    table = tmp_path / "in-shop" / "Eval" / "list_eval_partition.txt"
+    _, header, *rows = table.read_text().splitlines()
+    rows = [row for row in rows if "train" not in row or "/01_1" in row]
+    table.write_text("\n".join([str(len(rows)), header, *rows]))
+    opt = trees.options(tmp_path, train_val_split=0.5, bs=2)
+    with pytest.raises(UserError, match=r"^--train_val_split: 0\.5 leaves nothing for "
+                       r"validation_query .*; accepted: 1 for no validation split, or a smaller"):
+        datasets.select("in-shop", opt)
+
+
+def test_a_split_of_broken_images_is_refused(tmp_path, capsys):
+    folder = trees.class_folders(tmp_path / "cub200", n_classes=4, n_images=2) / "images"
+    for name in ("003.Class_3", "004.Class_4"):
+        for path in (folder / name).glob("image_*"):
+            path.write_bytes(b"")
+    with pytest.raises(UserError, match="--dataset: no image in the testing split of "):
+        datasets.select("cub200", trees.options(tmp_path, skip_broken_images=True))
+    assert "testing keeps 0 of 4 images" in capsys.readouterr().out
+
+
+def test_queries_whose_classes_the_gallery_lacks_are_legal(tmp_path):
+    trees.in_shop(tmp_path / "in-shop", n_classes=4, n_images=2)
+    table = tmp_path / "in-shop" / "Eval" / "list_eval_partition.txt"
+    _, header, *rows = table.read_text().splitlines()
+    rows = [row for row in rows if row.endswith("train")
+            or ("id_00000003" in row) == row.endswith("query")]
+    table.write_text("\n".join([str(len(rows)), header, *rows]))
+    splits = datasets.select("in-shop", trees.options(tmp_path))
+    assert splits["testing_query"].labels.tolist() == [0]
+    assert splits["testing_gallery"].labels.tolist() == [1]
+
+
 def test_broken_images_are_left_out_named_and_counted(tmp_path, capsys):
     folder = trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4) / "images"
     first = folder / "001.Class_1" / "image_00.jpg"
