@@ -27,8 +27,8 @@ class Miner:
 
     @classmethod
     def from_opt(cls, name: str, opt) -> Miner:
-        """The margin is the loss's own where `--loss_<loss>_margin` exists, else 0.2."""
-        return cls(margin=getattr(opt, f"loss_{opt.loss}_margin", 0.2))
+        """The margin is the loss's own where it has one, else 0.2."""
+        return cls(margin=margin_of_loss(opt))
 
     @torch.no_grad()
     @full_precision
@@ -42,3 +42,14 @@ class Miner:
         negatives, has_negative = draw(prefer(semihard, negatives))
         anchors = torch.arange(len(labels), device=labels.device)
         return Triplets(anchors, positives, negatives, has_positive & has_negative)
+
+
+def margin_of_loss(opt, default: float = 0.2) -> float:
+    """Between d_ap and d_an: `--loss_<loss>_margin`, or what a guest is given as its margin."""
+    if opt.loss == "quadruplet":
+        return opt.loss_quadruplet_margin_alpha_1
+    if not opt.loss.startswith("pml:"):
+        return getattr(opt, f"loss_{opt.loss}_margin", default)
+    margin = opt.pml_loss_args.get("margin")
+    is_number = isinstance(margin, (int, float)) and not isinstance(margin, bool)
+    return margin if is_number else default

@@ -26,7 +26,7 @@ class Criterion(nn.Module):
         super().__init__()
         if n_samples < n_clusters:
             raise UserError(f"--diva_dc_ncluster: {n_clusters} clusters, but there are only "
-                            f"{n_samples} training images; accepted: 1 to {n_samples}")
+                            f"{n_samples} training images; accepted: 2 to {n_samples}")
         self.pca_dim, self.lr = pca_dim, lr
         self.classifier = nn.Linear(feature_dim, n_clusters, bias=False)
         self.register_buffer("pseudo_labels", torch.zeros(n_samples, dtype=torch.int64))

@@ -150,14 +150,17 @@ class SelfSimilarity(Feature):
 
     @torch.no_grad()
     def after_step(self, step: Step) -> None:
-        torch._foreach_lerp_(list(self.key_network.parameters()), list(step.network.parameters()),
-                             1 - self.momentum)
-        for own, theirs in zip(self.key_network.buffers(), step.network.buffers(), strict=True):
-            own.copy_(theirs)
+        own, theirs = self.key_network, step.network
+        torch._foreach_lerp_(list(own.parameters()), list(theirs.parameters()), 1 - self.momentum)
+        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for pair in zip(own.buffers(), theirs.buffers(), strict=True):
+            by_dtype.setdefault(pair[0].dtype, []).append(pair)
+        for pairs in by_dtype.values():     # a list of one dtype costs one kernel
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
         self.criterion.enqueue(self.new_keys)
 
     def scalars(self, mean_loss: float) -> dict[str, dict[str, float]]:
-        return {"Temp": {"temp": float(self.criterion.temperature.detach())}}
+        return {"Temp": {"temp": float(self.criterion.clamped_temperature.detach())}}
 
 
 class InvariantSpread(Feature):
@@ -205,17 +208,21 @@ class DeepClustering(Feature):
         for parameter in self.criterion.parameters():
             run.optimiser.state.pop(parameter, None)
 
-    @staticmethod
     @torch.inference_mode()
-    def embed(run: Run, epoch: int) -> Tensor:
+    def embed(self, run: Run, epoch: int) -> Tensor:
         """The trunk of every training image under training augmentation, (N, feature_dim)."""
-        training = run.network.training
+        training, n_images, filled = run.network.training, len(self.criterion.pseudo_labels), 0
         run.network.eval()
         with run.autocast():
-            trunks = [run.network(batch.images)[1]
-                      for batch in run.training_images.epoch(epoch)]
+            for batch in run.training_images.epoch(epoch):
+                _, trunk = run.network(batch.images)
+                if not filled:
+                    trunks = trunk.new_empty(n_images, trunk.shape[1])
+                trunks[filled:filled + len(trunk)] = trunk
+                filled += len(trunk)
         run.network.train(training)
-        return torch.cat(trunks)
+        assert filled == n_images, (filled, n_images)
+        return trunks
 
     def loss(self, step: Step) -> Tensor:
         return self.criterion(step.trunk, step.batch.indices)
@@ -278,8 +285,10 @@ def assemble(opt, *, network: nn.Module, n_classes: int, n_samples: int) -> nn.M
 
 
 def formula(objective: nn.ModuleList) -> str:
-    """The whole objective in one line."""
-    return "L = " + " + ".join(feature.formula for feature in objective)
+    """The whole objective in one line, which also says that heads are not decorrelated."""
+    decorrelated = any(isinstance(feature, Decorrelation) for feature in objective)
+    return ("L = " + " + ".join(feature.formula for feature in objective)
+            + ("" if decorrelated else "  (no decorrelation)"))
 
 
 def main(objective: nn.ModuleList) -> Feature:

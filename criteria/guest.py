@@ -11,7 +11,9 @@ are a miner's valid tuples. Unlike the criteria written here, a guest may wait f
 from __future__ import annotations
 
 import copy
+import itertools
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,8 +44,9 @@ class Criterion(nn.Module):
                             "to learn; accepted: arguments without lr")
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
-        own_miner = batchminer is not None and batchminer.name != opt.batch_mining
-        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=own_miner)
+        # Whose miner it is cannot be told: a feature's may be the one that --batch_mining names.
+        on_tuples = batchminer is not None and {"shared", "intra"} & set(opt.diva_features)
+        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=bool(on_tuples))
         return criterion
 
     @full_precision
@@ -85,16 +88,20 @@ class Criterion(nn.Module):
                               for partners in ((rows.roll(1), rows.roll(2)),
                                                (rows.roll(3), rows.roll(5))))
                 if one.equal(other) and one != 0:
-                    raise UserError(f"--diva_features: {name} does not compare the rows of a "
-                                    f"tuple, so {self.batchminer.name!r} cannot teach it; "
-                                    "accepted: a loss on pairs or triplets, or neither shared "
-                                    "nor intra")
+                    raise UserError(f"--diva_features: --loss {name} does not compare the rows of "
+                                    "a tuple, so it cannot teach shared or intra; accepted: a loss "
+                                    "on pairs or triplets, or neither of the two")
 
     def memory(self) -> dict[str, bool | int | float | Tensor]:
-        """What the guest keeps outside parameters and buffers, e.g. the position in a queue."""
-        return {f"{name}.{attribute}": value for name, module in self.loss.named_modules()
+        """What the guest keeps outside parameters and buffers, e.g. the position in a queue.
+
+        NumPy's numbers as plain ones: a checkpoint with others does not load.
+        """
+        return {f"{name}.{attribute}": value.item() if isinstance(value, np.generic) else value
+                for name, module in self.loss.named_modules()
                 for attribute, value in vars(module).items()
-                if isinstance(value, (bool, int, float, Tensor)) and attribute != "training"}
+                if isinstance(value, (bool, int, float, np.number, np.bool_, Tensor))
+                and attribute != "training"}
 
     def remember(self, name: str, value) -> None:
         module, attribute = name.rsplit(".", 1)
@@ -104,7 +111,14 @@ class Criterion(nn.Module):
         return self.memory()
 
     def set_extra_state(self, state: dict) -> None:
+        """Tensors go to where those are that they replace, or else to where the criterion is."""
+        present = self.memory()
+        home = next(itertools.chain(self.parameters(), self.buffers()), None)
         for name, value in state.items():
+            if isinstance(value, Tensor):
+                replaced = present.get(name)
+                beside = replaced if isinstance(replaced, Tensor) else home
+                value = value if beside is None else value.to(beside.device)
             self.remember(name, value)
 
 

@@ -23,6 +23,8 @@ class Criterion(nn.Module):
     def __init__(self, *, nbins: int):
         super().__init__()
         self.nbins = nbins
+        # Older torch refuses cumsum of floats on CUDA under its deterministic algorithms.
+        self.register_buffer("up_to", torch.ones(nbins, nbins).tril(), persistent=False)
 
     @classmethod
     def from_opt(cls, opt, **facts):
@@ -32,7 +34,7 @@ class Criterion(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D) unit rows; labels (B,) int64 on the same device -> scalar."""
         positive, negative = self.histograms(embeddings @ embeddings.T, labels)
-        return (negative * positive.cumsum(0)).sum()
+        return negative @ (self.up_to @ positive)
 
     def histograms(self, similarity: Tensor, labels: Tensor) -> Tensor:
         """h+ and h-, (2, nbins); all zeros for the kind of which there is no pair."""

@@ -36,12 +36,17 @@ class Criterion(nn.Module):
     @full_precision
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """queries, keys (B, D), row i of both from one image -> scalar; keys get no gradient."""
-        temperature = self.temperature.clamp(1e-8, 1e4)
+        temperature = self.clamped_temperature
         queries = queries / temperature     # B D numbers instead of B K logits
         positive = (queries * keys.detach().clone()).sum(1, keepdim=True)   # keys may be inference
         logits = torch.cat([positive, self.negative_logits(queries, temperature)], dim=1)
         target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         return F.cross_entropy(logits, target)                              # (B, 1 + K)
+
+    @property
+    def clamped_temperature(self) -> Tensor:
+        """t, which learning may have driven out of its range."""
+        return self.temperature.clamp(1e-8, 1e4)
 
     def negative_logits(self, queries: Tensor, temperature: Tensor) -> Tensor:
         """queries (B, D), divided by the temperature -> (B, K)."""

@@ -281,6 +281,32 @@ def test_the_total_is_the_weighted_sum_of_the_objective(tree):
     torch.testing.assert_close(step.total, expected)
 
 
+def test_features_see_training_images_as_training_augments_them(tree):
+    """Each once, in file order, beside the batches that the sampler draws."""
+    training = runs.assembled(tree, *SMALLEST, "--diva_features", "dc")
+    run = training.between_steps
+    assert run.training_images.dataset is training.splits["evaluation_train"]
+    assert run.network is training.network and run.training is training.loader
+    assert run.optimiser is training.optimiser
+    indices = torch.cat([batch.indices for batch in run.training_images.epoch(0)])
+    assert indices.tolist() == list(range(len(training.training_set)))
+
+
+@pytest.mark.parametrize("arch", ["shufflenet_v2_x0_5_normalize",
+                                  "shufflenet_v2_x0_5_frozen_normalize"])
+def test_clustering_leaves_the_mode_of_every_batchnorm_as_it_was(tree, arch):
+    """A frozen one stays in evaluation mode, the others go back to training."""
+    training = runs.assembled(tree, *SMALLEST, "--arch", arch, "--diva_features", "dc")
+    network = training.network.train()
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    statistics = [norm.running_mean.clone() for norm in norms]
+    training.objective[0].before_epoch(training.between_steps, 0)
+    assert network.training and norms
+    assert {norm.training for norm in norms} == {"frozen" not in arch}
+    assert all(norm.running_mean.equal(old) and norm.num_batches_tracked == 0
+               for norm, old in zip(norms, statistics, strict=True))
+
+
 WALKS = {
     "four features": ["--diva_features", *runs.FOUR],
     "all seven": ["--diva_features", *ALL, "--arch", "shufflenet_v2_x0_5_frozen_normalize"],
@@ -288,6 +314,12 @@ WALKS = {
     "learned temperature": ["--diva_features", *runs.FOUR, "--diva_moco_trainable_temp",
                             "--diva_fixed", "--diva_sharing", "full"],
     "storage": ["--data_sampler", "d2_coreset", "--data_mb_mom", 0.5],
+    "frozen, bf16": ["--diva_features", *runs.FOUR, "--arch", "resnet18_frozen_normalize",
+                     "--precision", "bf16", "--channels_last"],
+}
+GPU_WALKS = WALKS | {
+    "cache": [*WALKS["frozen, bf16"], "--cache", "gpu"],
+    "fp16": ["--diva_features", *runs.FOUR, "--precision", "fp16"],
 }
 
 
@@ -337,9 +369,9 @@ def test_a_step_that_waits_would_be_seen(tree, without_waiting, operation):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", WALKS)
+@pytest.mark.parametrize("name", GPU_WALKS)
 def test_nothing_waits_on_a_gpu(tree, name):
-    training = runs.assembled(tree, *SMALLEST, *WALKS[name], "--device", "cuda")
+    training = runs.assembled(tree, *SMALLEST, *GPU_WALKS[name], "--device", "cuda")
     steps_watched(training, contextlib.nullcontext)    # the first steps allocate
 
     @contextlib.contextmanager

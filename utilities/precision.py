@@ -11,8 +11,8 @@ from torch import Tensor
 def full_precision(function):
     """Decorates a method so that it computes in fp32 whatever surrounds it.
 
-    Autocast is off inside; floating-point tensors among the positional arguments (also inside a
-    dict) become float32. Integer and boolean tensors and everything else pass through.
+    Autocast is off inside; floating-point tensors among the arguments (also inside a dict) become
+    float32. Integer and boolean tensors and everything else pass through.
     """
 
     def cast(value):
@@ -23,12 +23,12 @@ def full_precision(function):
         return value
 
     @functools.wraps(function)
-    def in_full_precision(self, *args):
-        tensors = [t for t in args if isinstance(t, Tensor)]
-        tensors += [t for a in args if isinstance(a, dict) for t in a.values()]
-        device_type = tensors[0].device.type if tensors else "cpu"
+    def in_full_precision(self, *args, **kwargs):
+        given = [*args, *kwargs.values()]
+        given += [entry for value in given if isinstance(value, dict) for entry in value.values()]
+        device_type = next((t.device.type for t in given if isinstance(t, Tensor)), "cpu")
         with torch.autocast(device_type, enabled=False):
-            return function(self, *map(cast, args))
+            return function(self, *map(cast, args), **cast(kwargs))
 
     return in_full_precision
 

@@ -3,6 +3,7 @@ import torch
 
 import batchminer
 from batchminer import semihard, softhard
+from utilities.geometry import distances
 
 
 def test_draws_agree_with_a_loop(batch, distance_loop, check_draws):
@@ -37,6 +38,16 @@ def test_semihard_negatives_lie_beyond_the_positive_within_the_margin():
         assert softhard.Miner()(embeddings, labels).negatives[0] in (2, 3)
 
 
+def test_a_negative_on_the_edge_of_the_margin_is_not_semihard():
+    """Places and the margin are binary fractions: d_an = d_ap + m to the bit, in row 4, and
+    d_an = d_ap in row 2."""
+    embeddings, labels = on_a_line(0, 1, -1, 1.25, 1.5), torch.tensor([0, 0, 1, 2, 3])
+    d = distances(embeddings, embeddings)
+    assert d[0, 4] == d[0, 1] + 0.5 and d[0, 2] == d[0, 1]
+    for _ in range(30):
+        assert semihard.Miner(margin=0.5)(embeddings, labels).negatives[0] == 3
+
+
 def test_any_negative_where_none_is_semihard():
     embeddings, labels = on_a_line(0, 1, 0.5, 3), torch.tensor([0, 0, 1, 1])
     drawn = {int(semihard.Miner(margin=0.2)(embeddings, labels).negatives[0]) for _ in range(40)}
@@ -49,6 +60,11 @@ def test_any_negative_where_none_is_semihard():
     (["--loss", "triplet", "--loss_triplet_margin", 0.4], 0.4),
     (["--loss", "snr", "--loss_snr_margin", 0.05], 0.05),
     (["--loss", "contrastive", "--loss_contrastive_neg_margin", 3], 0.2),
+    (["--loss", "quadruplet", "--loss_quadruplet_margin_alpha_1", 0.6], 0.6),
+    (["--loss", "pml:TripletMarginLoss", "--pml_loss_args", '{"margin": 0.15}'], 0.15),
+    (["--loss", "pml:TripletMarginLoss"], 0.2),
+    (["--loss", "pml:MarginLoss", "--pml_loss_args", '{"margin": true}'], 0.2),
+    (["--loss", "pml:MarginLoss", "--pml_loss_args", '{"margin": "wide"}'], 0.2),
 ])
 def test_the_margin_is_the_losses_own(make_opt, argv, margin):
     miner = batchminer.select("semihard", make_opt("--batch_mining", "semihard", *argv))

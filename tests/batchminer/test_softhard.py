@@ -3,6 +3,7 @@ import torch
 import batchminer
 from batchminer import softhard
 from batchminer.sampling import relations
+from utilities.geometry import distances
 
 
 def test_candidates_are_the_golden_ones(golden):
@@ -57,6 +58,16 @@ def test_uniform_where_nothing_is_hard():
         assert triplets.valid.all()
         seen.add(int(triplets.negatives[0]))
     assert seen == {2, 3, 4}
+
+
+def test_a_negative_as_far_as_the_farthest_positive_is_not_hard():
+    """Row 2 is as far from row 0 as its only positive: neither the one nor the other is hard."""
+    embeddings = torch.tensor([[0.0], [1], [-1], [3]])
+    labels = torch.tensor([0, 0, 1, 2])
+    d = distances(embeddings, embeddings)
+    assert d[0, 1] == d[0, 2]
+    hard_positives, hard_negatives = softhard.Miner.hard(embeddings, *relations(labels))
+    assert not hard_positives[0].any() and not hard_negatives[0].any()
 
 
 def test_anticollapse_semihard_may_draw_a_positive_candidate_as_negative(

@@ -1,9 +1,10 @@
+import faiss
 import numpy as np
 import pytest
 import torch
 
 import criteria
-from criteria.dc import Criterion, principal_components
+from criteria.dc import Criterion, nearest_centroids, principal_components
 from utilities.errors import UserError
 
 
@@ -65,6 +66,22 @@ def test_update_takes_what_inference_mode_made():
     criterion(features[:4].clone(), torch.arange(4)).backward()
 
 
+def test_clusters_are_those_of_twenty_iterations_over_all_points():
+    """On points that lie in no clusters, where fewer iterations or points end elsewhere."""
+    points = torch.randn(1200, 4).numpy()
+
+    def clusters(niter, n_points):
+        kmeans = faiss.Kmeans(4, 12, niter=niter, seed=1234, max_points_per_centroid=n_points // 12)
+        kmeans.train(points)
+        return kmeans.index.search(points, 1)[1].squeeze(1)
+
+    expected = clusters(20, 1200)
+    found = nearest_centroids(points, 12)
+    np.testing.assert_array_equal(found, expected)
+    for niter, n_points in ((2, 1200), (19, 1200), (21, 1200), (20, 96)):
+        assert (clusters(niter, n_points) != expected).any(), (niter, n_points)
+
+
 def test_components_are_those_of_an_svd_without_whitening_or_normalisation():
     features = torch.randn(40, 10).numpy() * np.linspace(1, 5, 10, dtype=np.float32)
     components = principal_components(features, 4)
@@ -119,7 +136,7 @@ def test_fewer_images_than_clusters_are_refused(make_opt):
     with pytest.raises(UserError) as error:
         criteria.select("dc", opt, n_classes=2, feature_dim=10, n_samples=60)
     assert str(error.value) == ("--diva_dc_ncluster: 61 clusters, but there are only 60 training "
-                                "images; accepted: 1 to 60")
+                                "images; accepted: 2 to 60")
 
 
 @pytest.mark.parametrize("n_clusters", [1, 20, 60])

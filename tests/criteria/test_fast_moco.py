@@ -98,6 +98,18 @@ def test_weights_agree_with_a_loop(per_query, dim, cutoffs):
     torch.testing.assert_close(weights_of(criterion, queries), expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("per_query", [False, True])
+def test_small_weights_agree_with_a_loop_too(per_query):
+    """In logarithms, as far as 1e-30: w times its logit still counts at small temperatures."""
+    queries, queue = unit(6, 128), unit(40, 128)
+    queue[:20] = F.normalize(queue[:20] + torch.linspace(0, 3, 20)[:, None] * queries[0], dim=1)
+    expected = naive_weights(queries, queue, per_query)
+    counted = expected > 1e-30
+    found = weights_of(build(queue, per_query=per_query), queries).double()
+    assert (expected[counted] < 1e-12).any()
+    torch.testing.assert_close(found[counted].log(), expected[counted].log(), atol=1e-3, rtol=1e-3)
+
+
 def test_as_released_the_weights_of_a_queue_entry_sum_to_1_over_the_queries():
     weights = weights_of(build(unit(20, 8)), unit(5, 8))
     torch.testing.assert_close(weights.sum(0), torch.ones(20))

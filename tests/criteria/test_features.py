@@ -32,22 +32,22 @@ class Network(nn.Module):
 
 
 class Loader:
-    """Counts the batches that it gives."""
+    """Keeps the batches that it gives, in each epoch one of each size."""
 
-    def __init__(self, n_batches):
-        self.n_batches, self.epochs, self.given = n_batches, [], 0
+    def __init__(self, *sizes):
+        self.sizes, self.epochs, self.given = sizes, [], []
 
     def epoch(self, epoch):
         self.epochs.append(epoch)
-        for _ in range(self.n_batches):
-            self.given += 1
-            yield batch()
+        for size in self.sizes:
+            self.given.append(batch(size))
+            yield self.given[-1]
 
 
-def batch():
-    return Batch(labels=torch.arange(B) // 2, images=torch.randn(B, 3, 2, 2),
-                 indices=torch.randperm(SAMPLES)[:B], second_views=torch.randn(B, 3, 2, 2),
-                 rotations=torch.arange(B) % 4, rotated_views=torch.randn(B, 3, 2, 2))
+def batch(n=B):
+    return Batch(labels=torch.arange(n) // 2, images=torch.randn(n, 3, 2, 2),
+                 indices=torch.randperm(SAMPLES)[:n], second_views=torch.randn(n, 3, 2, 2),
+                 rotations=torch.arange(n) % 4, rotated_views=torch.randn(n, 3, 2, 2))
 
 
 @pytest.fixture
@@ -87,11 +87,17 @@ def test_every_feature_name_of_the_command_line_is_assembled(assemble):
 
 def test_the_formula_shows_weights_and_decorrelations(assemble):
     _, objective = assemble("discriminative", "selfsimilarity", "shared", "intra", argv=[
-        "--diva_alpha_ssl", 0.2, "--diva_rho_decorrelation", 100])
-    assert " + ".join(feature.formula for feature in objective) == (
-        "L_discriminative + 0.2 L_selfsimilarity + 0.3 L_shared + 0.3 L_intra"
+        "--diva_alpha_ssl", 0.2, "--diva_alpha_shared", 0.4, "--diva_alpha_intra", 0.6,
+        "--diva_rho_decorrelation", 100])
+    assert features.formula(objective) == (
+        "L = L_discriminative + 0.2 L_selfsimilarity + 0.4 L_shared + 0.6 L_intra"
         " + 100 c(selfsimilarity -> discriminative) + 100 c(shared -> discriminative)"
         " + 100 c(intra -> discriminative)")
+
+
+def test_the_formula_says_that_nothing_is_decorrelated(assemble):
+    _, objective = assemble("discriminative", "shared")
+    assert features.formula(objective) == "L = L_discriminative + 0.3 L_shared  (no decorrelation)"
 
 
 def test_features_of_one_loss_own_separate_parameters(assemble):
@@ -119,6 +125,49 @@ def test_the_key_network_starts_as_a_copy_and_follows_by_momentum(assemble):
         assert not new.requires_grad
 
 
+@pytest.mark.parametrize("change", [
+    lambda network: network, lambda network: network.double().float(),
+    lambda network: network.load_state_dict(Network(["selfsimilarity"]).state_dict())])
+@pytest.mark.parametrize("whose", ["both", "network", "key_network"])
+def test_the_key_network_follows_tensors_that_were_moved_or_loaded_between_steps(
+        assemble, change, whose):
+    network, objective = assemble("selfsimilarity", argv=["--diva_moco_momentum", 0.75])
+    feature, = objective
+    feature.new_keys, step = torch.ones(B, D), features.Step(None, None, None, network)
+    feature.after_step(step)
+    for part in {"both": (network, feature.key_network), "network": (network,),
+                 "key_network": (feature.key_network,)}[whose]:
+        with torch.no_grad():
+            change(part)
+    network.train()(torch.randn(B, 3, 2, 2))
+    with torch.no_grad():
+        network.body.weight.add_(1)
+    before = copy.deepcopy(feature.key_network)
+    feature.after_step(step)
+    for new, old, query in zip(feature.key_network.parameters(), before.parameters(),
+                               network.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * query)
+    for (name, new), query in zip(feature.key_network.named_buffers(), network.buffers(),
+                                  strict=True):
+        assert new.equal(query) and not new.equal(before.get_buffer(name)), name
+
+
+def test_the_key_network_is_in_evaluation_mode_from_the_start(assemble):
+    network, objective = assemble("selfsimilarity")
+    key_network = objective[0].key_network
+    assert network.training and not any(module.training for module in key_network.modules())
+    before = copy.deepcopy(key_network.state_dict())
+    objective[0].begin(run_of(network, Loader(B, B)))
+    assert all(value.equal(before[name]) for name, value in key_network.state_dict().items())
+
+
+def test_the_temperature_logged_is_the_one_that_the_loss_uses(assemble):
+    _, objective = assemble("selfsimilarity", argv=["--diva_moco_trainable_temp"])
+    for learned, used in ((-1, 1e-8), (0.3, 0.3), (1e5, 1e4)):
+        torch.nn.init.constant_(objective[0].criterion.temperature, learned)
+        assert objective[0].scalars(0)["Temp"]["temp"] == pytest.approx(used)
+
+
 def test_the_key_networks_batchnorm_statistics_are_the_query_networks(assemble):
     """Departs from the original, whose key network keeps the statistics it started with."""
     network, objective = assemble("selfsimilarity")
@@ -135,17 +184,25 @@ def test_the_key_networks_batchnorm_statistics_are_the_query_networks(assemble):
 
 def test_the_queue_is_filled_with_keys_of_main_views_before_training(assemble):
     network, objective = assemble("selfsimilarity")
-    loader = Loader(n_batches=2)
+    loader = Loader(B, B)
     objective[0].begin(run_of(network, loader))
-    assert loader.given == 3 and loader.epochs == [features.FILLING, features.FILLING + 1]
-    norms = objective[0].criterion.memory_queue.norm(dim=1)
-    torch.testing.assert_close(norms, torch.ones(3 * B))
+    assert len(loader.given) == 3
+    keys = torch.cat([objective[0].keys(data.images) for data in loader.given])
+    torch.testing.assert_close(objective[0].criterion.memory_queue, keys)   # the oldest first
+
+
+def test_the_queue_is_filled_from_epochs_that_training_never_reaches(assemble):
+    network, objective = assemble("selfsimilarity")
+    loader = Loader(B, B)
+    objective[0].begin(run_of(network, loader))
+    assert loader.epochs == [features.FILLING, features.FILLING + 1]
+    assert features.FILLING > 10**9
 
 
 def test_a_step_compares_with_the_old_queue_and_then_enqueues_its_keys(assemble):
     network, objective = assemble("selfsimilarity")
     feature, = objective
-    feature.begin(run_of(network, Loader(5)))
+    feature.begin(run_of(network, Loader(B, B, B)))
     old = feature.criterion.memory_queue.clone()
     data = batch()
     step = step_of(network, data)
@@ -195,7 +252,7 @@ def test_deep_clustering_relabels_every_f_epochs_from_the_first(assemble, monkey
     feature, = objective
     updates = []
     monkeypatch.setattr(feature.criterion, "update", lambda trunks: updates.append(trunks.shape))
-    run = run_of(network, None, Loader(2))
+    run = run_of(network, None, Loader(B, B, SAMPLES - 2 * B))
     optimiser = torch.optim.Adam(feature.parameters())
     run = run._replace(optimiser=optimiser)
     for epoch in range(7):
@@ -203,8 +260,26 @@ def test_deep_clustering_relabels_every_f_epochs_from_the_first(assemble, monkey
             optimiser.state[parameter] = {"step": torch.tensor(1.0)}
         feature.before_epoch(run, epoch)
         assert bool(optimiser.state) == bool(epoch % 3)
-    assert updates == [(2 * B, Network.feature_dim)] * 3
+    assert updates == [(SAMPLES, Network.feature_dim)] * 3
     assert run.training_images.epochs == [0, 3, 6]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_deep_clustering_embeds_in_order_and_leaves_the_network_as_it_was(assemble, monkeypatch,
+                                                                          training):
+    """In evaluation mode: BatchNorm neither uses nor changes statistics of these batches."""
+    network, objective = assemble("dc")
+    feature, = objective
+    found, before = [], copy.deepcopy(network.train(training))
+    monkeypatch.setattr(feature.criterion, "update", found.append)
+    loader = Loader(B, B, SAMPLES - 2 * B)
+    feature.before_epoch(run_of(network, None, loader), 0)
+    assert [module.training for module in network.modules()] == [
+        module.training for module in before.modules()]
+    assert all(value.equal(before.state_dict()[name])
+               for name, value in network.state_dict().items())
+    images = torch.cat([data.images for data in loader.given])
+    torch.testing.assert_close(found[0], before.eval().trunk(images).detach())
 
 
 def test_shared_and_intra_mine_by_their_own_flags(assemble):

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 import sys
 
@@ -10,6 +11,7 @@ import batchminer
 import criteria
 from batchminer import Pairs, Sets, Triplets
 from criteria.guest import indices_tuple
+from tests import runs
 from utilities.errors import UserError
 
 pml = pytest.importorskip("pytorch_metric_learning")
@@ -21,12 +23,12 @@ LABELS = torch.arange(16) // 4
 
 @pytest.fixture
 def select(make_opt):
-    def select(name, arguments=None, *argv, miner=None):
+    def select(name, arguments=None, *argv, miner=None, n_classes=CLASSES):
         given = ["--pml_loss_args", json.dumps(arguments)] if arguments else []
         opt = make_opt("--loss", f"pml:{name}", "--embed_dim", D, "--bs", 16,
                        "--samples_per_class", 4, *given, *argv)
         mined = batchminer.select(miner, opt) if isinstance(miner, str) else miner
-        return criteria.select(opt.loss, opt, n_classes=CLASSES, batchminer=mined)
+        return criteria.select(opt.loss, opt, n_classes=n_classes, batchminer=mined)
 
     return select
 
@@ -64,6 +66,17 @@ def test_classes_and_width_are_filled_in_and_parameters_learn(select, x, name, s
     assert parameter.shape == shape and criterion.lr == 5e-4
     criterion(x, LABELS).backward()
     assert parameter.grad.isfinite().all() and parameter.grad.any() and x.grad.any()
+
+
+def test_what_the_user_says_of_classes_and_width_stands(select):
+    parameter, = select("ProxyAnchorLoss", {"num_classes": 9}).parameters()
+    assert parameter.shape == (9, D)
+
+
+def test_fewer_classes_than_a_batch_could_hold_are_no_mistake(select):
+    """The labels that the loss is tried on are among the classes."""
+    parameter, = select("ArcFaceLoss", n_classes=2).parameters()
+    assert parameter.shape == (D, 2)
 
 
 def test_margins_per_class(select):
@@ -143,6 +156,46 @@ def test_what_a_guest_remembers_is_in_its_state(select, x, name, arguments):
     assert resumed(x, LABELS).equal(value) and not fresh(x, LABELS).equal(value)
 
 
+# What the constructor of each needs; the others need nothing, or fit no batch of labels.
+ARGUMENTS = {"CrossBatchMemory": {"loss": "pml:ContrastiveLoss", "memory_size": 40},
+             "MultipleLosses": {"losses": ["pml:ContrastiveLoss", "pml:TupletMarginLoss"]},
+             "RankedListLoss": {"margin": 0.4, "Tn": 10}}
+UNFIT = {"BaseLossWrapper", "BaseMetricLossFunction", "GenericPairLoss", "ManifoldLoss",
+         "SelfSupervisedLoss", "VICRegLoss"}
+GUESTS = [name for name, value in vars(losses).items() if inspect.isclass(value)
+          and not name.endswith("Mixin") and name not in UNFIT]
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_the_state_of_every_guest_loads_without_running_code(select, x, name, tmp_path):
+    """Some keep their margin as a NumPy number, which torch.load(weights_only=True) refuses."""
+    criterion, resumed = (select(name, ARGUMENTS.get(name)) for _ in range(2))
+    criterion(x, LABELS)
+    torch.save(criterion.state_dict(), tmp_path / "state")
+    resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
+    one, other = (dict(runs.leaves(c.state_dict(), "")) for c in (criterion, resumed))
+    assert one.keys() == other.keys() and len(one) > 5
+    assert all(runs.same(value, other[key]) for key, value in one.items())
+
+
+def test_what_is_restored_goes_to_the_device_of_what_it_replaces(select, x):
+    """Or to the criterion's, where there is nothing yet."""
+    for name, remembered in (("DynamicSoftMarginLoss", "hist_"),
+                             ("CrossBatchMemory", "curr_batch_idx")):
+        criterion, resumed = (select(name, ARGUMENTS.get(name)) for _ in range(2))
+        criterion(x, LABELS)
+        if name == "DynamicSoftMarginLoss":
+            resumed.loss.hist_ = resumed.loss.hist_.to("meta")
+        resumed.to("meta").set_extra_state(criterion.get_extra_state())
+        assert getattr(criterion.loss, remembered).device.type == "cpu"
+        assert getattr(resumed.loss, remembered).device.type == "meta"
+
+
+def test_trying_the_loss_leaves_its_memory_as_it_was(select):
+    queue = select("CrossBatchMemory", ARGUMENTS["CrossBatchMemory"]).loss
+    assert queue.queue_idx == 0 and not queue.embedding_memory.any()
+
+
 def test_computes_in_fp32(select, x):
     criterion = select("ProxyAnchorLoss")
     value = criterion(x, LABELS)
@@ -188,16 +241,25 @@ def test_a_missing_library_is_named(select, monkeypatch):
 
 @pytest.mark.parametrize("name", ["TripletMarginLoss", "ContrastiveLoss", "MarginLoss"])
 def test_losses_on_tuples_can_teach_shared_and_intra(select, x, name):
+    argv = ["--diva_features", "discriminative", "shared", "intra"]
     for miner in ("random_distance", "shared_neg_distance", "intra_random"):
-        assert select(name, {}, miner=miner)(x, LABELS).isfinite()
+        assert select(name, {}, *argv, miner=miner)(x, LABELS).isfinite()
 
 
 @pytest.mark.parametrize("name", ["ArcFaceLoss", "ProxyAnchorLoss", "NCALoss"])
-def test_losses_that_only_weigh_rows_cannot(select, name):
-    """The library turns tuples into weights of single rows for them."""
+@pytest.mark.parametrize("feature, miner", [("shared", "random_distance"),
+                                            ("intra", "intra_random")])
+@pytest.mark.parametrize("mining", [[], ["--batch_mining", "random_distance"]])
+def test_losses_that_only_weigh_rows_cannot(select, name, feature, miner, mining):
+    """The library turns tuples into weights of single rows for them. Also where the user mines the
+    main loss's tuples as the feature's are."""
     with pytest.raises(UserError, match=r"^--diva_features: .* does not compare the rows"):
-        select(name, {}, miner="random_distance")
-    assert select(name, {}, "--batch_mining", "distance", miner="distance")
+        select(name, {}, "--diva_features", "discriminative", feature, *mining, miner=miner)
+
+
+@pytest.mark.parametrize("miner", ["distance", "random_distance"])
+def test_the_main_loss_may_weigh_rows_by_tuples(select, x, miner):
+    assert select("NCALoss", {}, "--batch_mining", miner, miner=miner)(x, LABELS).isfinite()
 
 
 def test_a_loss_that_takes_no_tuples_refuses_a_miner(select):

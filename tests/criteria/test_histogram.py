@@ -50,6 +50,15 @@ def test_no_weight_is_lost_whatever_the_width(nbins, seed):
     assert both.sum(1).tolist() == pytest.approx([1, 1], rel=1e-5)
 
 
+def test_sums_of_floats_are_matrix_products(batch):
+    """Under deterministic algorithms a cumsum of floats is refused on CUDA by older torch."""
+    x = batch.unit.requires_grad_()
+    with torch.profiler.profile() as profile:
+        Criterion(nbins=9)(x, batch.labels).backward()
+    called = {event.name for event in profile.events()}
+    assert "aten::mv" in called and "aten::cumsum" not in called
+
+
 def test_separated_classes_cost_nothing_and_mixed_ones_one():
     x = torch.eye(2)[torch.tensor([0, 0, 1, 1])]
     assert Criterion(nbins=51)(x, torch.tensor([0, 0, 1, 1])) == 0

@@ -89,6 +89,16 @@ def test_centroids_longer_than_1_of_the_originals_form_stay_finite():
     assert loss.isfinite() and criterion.centroids.grad.isfinite().all()
 
 
+def test_the_distance_of_merging_has_a_gradient_where_it_would_be_zero():
+    """Two equal centroids of squared length 1.000005: 2.00001 - 2 w.w is 0."""
+    group = torch.tensor([[1.0, 1], [5e-6**0.5] * 2]).requires_grad_()
+    criterion = Criterion(1, 2, n_centroids=2, margin=0.01, gamma=0.1, scale=20,
+                          regularisation=0.2, original=True, lr=1)
+    penalty = criterion.merging(group)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(0.2 * 1e-5**0.5 / 2) and group.grad.isfinite().all()
+
+
 def test_start_values_rate_and_the_default_form(make_opt):
     opt = make_opt("--loss", "softtriplet", "--embed_dim", 16, "--loss_softtriplet_lr", 0.3)
     criterion = criteria.select("softtriplet", opt, n_classes=40)

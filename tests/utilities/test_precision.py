@@ -23,6 +23,15 @@ def test_full_precision_computes_in_fp32_inside_autocast(dtype):
     torch.testing.assert_close(result, values.float() @ matrix.float())
 
 
+def test_full_precision_casts_keyword_arguments_too():
+    values, matrix = torch.randn(4, 4).bfloat16(), {"m": torch.randn(4, 4).bfloat16()}
+    labels, multiply = torch.arange(4), Multiply()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = multiply(extra=labels, matrix=matrix, values=values)
+    assert result.dtype == torch.float32 and multiply.seen is labels
+    torch.testing.assert_close(result, values.float() @ matrix["m"].float())
+
+
 def test_fp32_leaves_everything_as_it_is():
     layer, images = nn.Linear(4, 3), torch.randn(2, 4)
     precision = Precision("fp32", torch.device("cpu"))
