@@ -13,7 +13,6 @@ import parameters
 OPT = parameters.read_arguments() if __name__ == "__main__" else None
 
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -38,7 +37,7 @@ from utilities.precision import Precision
 def main(opt) -> int:
     """Does what the options say; returns the exit status."""
     try:
-        with Interrupts() as interrupts, lost_workers_named():
+        with Interrupts() as interrupts, lost_workers_named(), setup.lack_of_memory_named():
             if opt.check_data:
                 return 0 if datasets.check_data(opt.dataset, opt) else 1
             if opt.evaluate_only:
@@ -58,6 +57,7 @@ class Training:
         self.opt, self.interrupts = opt, interrupts
         self.device = setup.device(opt)
         setup.seed(opt)
+        architectures.check(opt.arch)
         self.precision = Precision(opt.precision, self.device)
         self.splits = datasets.select(opt.dataset, opt)
         self.training_set = self.splits["training"]
@@ -85,6 +85,7 @@ class Training:
         opt, options = self.opt, parameters.public(self.opt)
         self.folder = (Path(opt.resume) if opt.resume else
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
+        self.lock = run_folder.lock(self.folder)
         last = run_folder.last(self.folder)
         self.logger = Logger.from_opt(opt, self.folder, options)
         print(f"Run folder: {self.folder}\nObjective: {features.formula(self.objective)}\n"
@@ -106,7 +107,7 @@ class Training:
             raise bad.report(self.folder, self.epoch, self.training_set.paths) from error
         except Interrupted as stop:
             print(f"\nStopped by {stop} after {self.epoch} whole epochs. Go on with:\n"
-                  f"    python diva_main.py --resume {self.folder}", file=sys.stderr)
+                  f"    {run_folder.resume_command(self.folder)}", file=sys.stderr)
             raise
         finally:
             self.close()
@@ -131,12 +132,12 @@ class Training:
             self.evaluator.finish(self.logger)
         finally:
             self.logger.close(exit_code=int(failed))
+            self.lock.close()
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the sampler's batches: the formula at the top of this file."""
         objective, network, optimiser = self.objective, self.network, self.optimiser
-        begun = time.perf_counter()
-        monitor = self.monitor = Monitor(self.opt.log_every)
+        monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         network.train()
         objective.train()
         for feature in objective:
@@ -164,9 +165,9 @@ class Training:
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
             monitor.add(terms, gradients, batch.indices, excused)
             if monitor.n_steps % self.opt.log_every == 0:
-                bar.set_postfix(loss=f"{monitor.read()['loss']:.3f}", images_per_s=int(
-                    monitor.n_steps * self.opt.bs / (time.perf_counter() - begun)))
-        self.log_epoch(epoch, monitor.read(), time.perf_counter() - begun)
+                monitor.read()
+            bar.set_postfix(monitor.progress(self.opt.bs), refresh=False)
+        self.log_epoch(epoch, monitor.read(), monitor.seconds())
         self.scheduler.step()
 
     def log_epoch(self, epoch: int, means: dict, seconds: float) -> None:
@@ -174,10 +175,9 @@ class Training:
         log, speed = self.logger.log, len(self.loader) * self.opt.bs / seconds
         print(f"Epoch {epoch}: loss {means['loss']:.4f}, {speed:.1f} images/s", flush=True)
         self.seconds += seconds
-        log("Train", "epochs", {"epochs": epoch})
-        log("Train", "time", {"time": seconds})
-        log("Train", "images per second", {"images per second": speed})
-        log("Train", "loss", {"loss": means["loss"]})
+        for name, value in (("epochs", epoch), ("time", seconds), ("images per second", speed),
+                            ("loss", means["loss"])):
+            log("Train", name, {name: value})
         for feature in self.objective:
             mean = means[f"Loss: {feature.name}"]
             log("Train", "Loss", {feature.name: mean})
@@ -211,10 +211,10 @@ class Training:
             part.load_state_dict(state[name])
 
     def stateful(self) -> dict:
-        return {"state_dict": self.network, "objective": self.objective, "sampler": self.sampler,
-                "optimiser": self.optimiser, "scheduler": self.scheduler,
-                "scaler": self.precision.scaler, "evaluator": self.evaluator,
-                "logger": self.logger, "random": checkpoint.RandomState}
+        return {"data": datasets.Identity(self.splits), "state_dict": self.network,
+                "objective": self.objective, "sampler": self.sampler, "optimiser": self.optimiser,
+                "scheduler": self.scheduler, "scaler": self.precision.scaler, "logger": self.logger,
+                "evaluator": self.evaluator, "random": checkpoint.RandomState}
 
     def fill_storage(self) -> None:
         """Embeds every training image for the samplers that choose batches by embeddings."""
@@ -234,10 +234,11 @@ def build_network(opt, device: torch.device, trained) -> torch.nn.Module:
 def evaluate_only(opt) -> int:
     """Prints the metrics of `--checkpoint`; writes nothing."""
     device = setup.device(opt)
+    tensors = weights.read_tensors(opt.checkpoint)
+    parameters.check_network(opt, weights.trained_with(opt.checkpoint))
     splits = datasets.select(opt.dataset, opt)
     network = build_network(opt, device, trained=True)
-    weights.fit(network, weights.read_tensors(opt.checkpoint), flag="--checkpoint",
-                source=opt.checkpoint)
+    weights.fit(network, tensors, flag="--checkpoint", source=opt.checkpoint)
     evaluator = Evaluator.from_opt(opt, splits, device)
     evaluator.evaluate(network, 0, None, Precision(opt.precision, device).autocast)
     evaluator.close()

@@ -12,6 +12,7 @@ import difflib
 import json
 import math
 import os
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Collection, Sequence
@@ -28,6 +29,7 @@ from utilities import registry
 from utilities.errors import UserError
 
 PROGRAM = "diva_main.py"
+OPTIONS = "options.json"  # in a run's folder
 FEATURES = ("discriminative", "selfsimilarity", "shared", "intra", "dc", "imrot", "invariantspread")
 NO_KEY = "<your_api_key_here>"
 NO_EFFECT = "accepted for compatibility, no effect"
@@ -97,7 +99,8 @@ TRAINING = (
          ("auto", "cuda", "cpu")),
     Flag("--gpu", int, [0], "index of the GPU to use", NOT_NEGATIVE, "+"),
     Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
-         "compute in fp32; fp16 scales the loss and needs a GPU", ("fp32", "bf16", "fp16")),
+         "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may convolve in "
+         "TF32, torch's default", ("fp32", "bf16", "fp16")),
     Flag("--channels_last", bool, False, "keep images in memory with their channels innermost, "
          "faster with bf16 and fp16 on recent GPUs"),
     Flag("--compile", bool, False, "compile the network with torch.compile: slow first steps, "
@@ -107,7 +110,8 @@ TRAINING = (
     Flag("--resume", str, None, "go on with the run in this folder; its other options are read "
          "from there"),
     Flag("--evaluate_only", bool, False, "evaluate the network in --checkpoint and stop"),
-    Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only"),
+    Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only; in a run's folder, the "
+         "run's options hold where no others are given"),
     Flag("--extension", str, "none", NO_EFFECT),
 )
 
@@ -130,12 +134,13 @@ DATASETS = (
     Flag("--crop_size", int, None, "side of the images that the network sees, in pixels (default: "
          "224; 227 for bninception and googlenet; 256 with --augmentation big)", COUNT),
     Flag("--resize", int, None, "short side that evaluation images are resized to before their "
-         "centre is cropped, in pixels (default: 256; in the same proportion, 256/224, to a given "
-         "--crop_size)", COUNT),
+         "centre is cropped, in pixels (default: 256; in the same proportion to another "
+         "--crop_size than the default)", COUNT),
     Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process",
          NOT_NEGATIVE),
-    Flag("--cache", str, "none", "keep decoded training images in shared memory (ram) or on the "
-         "GPU, which then also augments them (gpu)", ("none", "ram", "gpu")),
+    Flag("--cache", str, "none", "keep decoded images in memory that the workers share (ram), or "
+         "those of training on the GPU, which then also augments them (gpu)",
+         ("none", "ram", "gpu")),
     Flag("--skip_broken_images", bool, False, "leave out images that cannot be read, and say which "
          "(otherwise they end the run)"),
     Flag("--check_data", bool, False, "read every image of the dataset, report, and stop"),
@@ -395,6 +400,11 @@ FLAGS = {flag.dest: flag for flags in GROUPS.values() for flag in flags}
 # What a resumed run may be given anew.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "wandb_key",
               "wandb_mode")
+# What --evaluate_only takes from the command line, not from the checkpoint's run; what may not
+# differ from that run.
+OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
+                  "deterministic", "evaluate_on_gpu")
+OF_THE_NETWORK = ("arch", "embed_dim", "diva_features")
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
@@ -407,7 +417,11 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
         opt = parse(sys.argv[1:] if argv is None else argv)
         ignored = [f"--{name}" for name in opt.given
                    if FLAGS[name].help.startswith(NO_EFFECT)]
-        opt = resolve(resumed(opt) if opt.resume is not None else opt)
+        if opt.resume is not None:
+            opt = resumed(opt)
+        elif opt.evaluate_only and opt.checkpoint is not None:
+            opt = evaluated(opt)
+        opt = resolve(opt)
     except UserError as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -422,6 +436,8 @@ def build_parser() -> argparse.ArgumentParser:
         PROGRAM, usage=f"{PROGRAM} [--flag value ...]",
         description="Train DiVA and evaluate it on classes never seen in training.",
         allow_abbrev=False, exit_on_error=False)
+    # argparse's own pattern takes -1e-3 for a flag.
+    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.I)
     for title, flags in GROUPS.items():
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -529,6 +545,33 @@ def resumed(opt: Namespace) -> Namespace:
     return Namespace(**{**stored, **changed, "resume": opt.resume, "given": given})
 
 
+def evaluated(opt: Namespace) -> Namespace:
+    """The options of the run in whose folder `opt.checkpoint` lies, with what the user gave, and
+    what concerns the machine, taken from `opt`; `opt` as it is for a file in no such folder.
+
+    UserError for a given option that makes another network.
+    """
+    folder = Path(opt.checkpoint).expanduser().parent
+    if not (folder / OPTIONS).exists():
+        return opt
+    stored = _stored_options(folder, "--checkpoint")
+    taken = {name: value for name, value in stored.items()
+             if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
+    merged = Namespace(**{**vars(opt), **taken})
+    merged.given = sorted({*opt.given, *(name for name in stored["given"] if name in taken)})
+    check_network(merged, stored)
+    return merged
+
+
+def check_network(opt: Namespace, trained: dict[str, Any]) -> None:
+    """UserError where `opt` makes another network than the options `trained` of a checkpoint."""
+    for name in OF_THE_NETWORK:
+        if getattr(opt, name) != trained.get(name, getattr(opt, name)):
+            raise UserError(f"--{name}: {_show(getattr(opt, name))} given, but --checkpoint "
+                            f"{opt.checkpoint!r} was trained with {_show(trained[name])}; "
+                            f"accepted: --{name} {_plain(trained[name])}")
+
+
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
     """Whether giving the resolved options `run` the option anew leaves it as it is."""
     given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
@@ -538,20 +581,20 @@ def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
         return False
 
 
-def _stored_options(folder: str) -> dict[str, Any]:
+def _stored_options(folder: str | Path, flag: str = "--resume") -> dict[str, Any]:
     """What a run wrote of its options, checked for names and types; defaults where it has none."""
-    path = Path(folder) / "options.json"
+    path = Path(folder) / OPTIONS
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--resume: cannot read {str(path)!r} ({type(error).__name__}); accepted: "
+        raise UserError(f"{flag}: cannot read {str(path)!r} ({type(error).__name__}); accepted: "
                         "the folder of an earlier run") from None
     flags = FLAGS | {"given": Flag("--given", str, [], "names of options", nargs="+")}
     whole = (isinstance(stored, dict) and stored.keys() <= flags.keys()
              and all(_fits(flags[name], value) for name, value in stored.items())
              and FLAGS.keys() >= set(stored.get("given", [])))
     if not whole:
-        raise UserError(f"--resume: {str(path)!r} does not hold a run's options; accepted: the "
+        raise UserError(f"{flag}: {str(path)!r} does not hold a run's options; accepted: the "
                         "folder of an earlier run")
     return {name: flag.default for name, flag in flags.items()} | stored
 
@@ -659,12 +702,12 @@ def _check_file_name(flag: str, name: str) -> None:
 
 def _settle_image_size(opt: Namespace) -> None:
     backbone = architectures.parse(opt.arch).backbone
-    if opt.crop_size is None and opt.augmentation == "big":
-        opt.crop_size = 256
-    elif opt.crop_size is None:
-        opt.crop_size = 227 if backbone in ("bninception", "googlenet") else 224
+    usual = 227 if backbone in ("bninception", "googlenet") else 224
+    usual = 256 if opt.augmentation == "big" else usual
+    if opt.crop_size is None:
+        opt.crop_size = usual
     if opt.resize is None:
-        opt.resize = round(opt.crop_size * 256 / 224) if "crop_size" in opt.given else 256
+        opt.resize = round(opt.crop_size * 256 / usual)
     if opt.crop_size > opt.resize:
         raise UserError(f"--crop_size: {opt.crop_size} exceeds --resize {opt.resize}; accepted: at "
                         "most --resize")
@@ -696,6 +739,9 @@ def _check_features(opt: Namespace) -> None:
     if "selfsimilarity" in features and opt.diva_ssl == "fast_moco" and not normalised:
         raise UserError(f"--arch: {opt.arch!r} given, but --diva_ssl fast_moco needs embeddings of "
                         f"unit length; accepted: {opt.arch}_normalize, or --diva_ssl moco")
+    if opt.loss == "histogram" and not normalised:
+        raise UserError(f"--arch: {opt.arch!r} given, but --loss histogram needs embeddings of "
+                        f"unit length; accepted: {opt.arch}_normalize, or another --loss")
     if "invariantspread" in features and opt.bs % 2:
         raise UserError(f"--bs: {opt.bs} given, but invariantspread halves the batch; accepted: an "
                         "even number")
@@ -748,6 +794,10 @@ def _check_sampler(opt: Namespace) -> None:
     if by_class and opt.bs % opt.samples_per_class:
         raise UserError(f"--bs: {opt.bs} given, not divisible by --samples_per_class "
                         f"{opt.samples_per_class}; accepted: a multiple of it")
+    if by_class and opt.bs == opt.samples_per_class and opt.loss in criteria.TAKES:
+        raise UserError(f"--samples_per_class: {opt.samples_per_class} given, all of --bs "
+                        f"{opt.bs}, but --loss {opt.loss} compares classes; accepted: at most half "
+                        "of --bs")
     if name == "random_semi_class" and opt.bs % 2:
         raise UserError(f"--bs: {opt.bs} given, but random_semi_class draws pairs; accepted: an "
                         "even number")
@@ -814,9 +864,20 @@ def _settle_evaluation(opt: Namespace) -> None:
             if flag == "storage_metrics" and metrics.is_array(name):
                 raise UserError(f"--storage_metrics: {name!r} is an array; accepted: any metric "
                                 "that is a number, e.g. e_recall@1")
+            if flag == "storage_metrics" and not metrics.is_score(name):
+                raise UserError(f"--storage_metrics: {name!r} is no score of which more is better; "
+                                "accepted: any other metric, e.g. e_recall@1")
     if "evaltypes" not in opt.given and "discriminative" not in opt.diva_features:
         opt.evaltypes = ["all"]
     opt.evaltypes = evaltypes.expand(opt.evaltypes, opt.diva_features, opt.dataset)
+    narrowest = opt.embed_dim * min(evaltypes.n_heads(name, opt.diva_features)
+                                    for name in opt.evaltypes)
+    for name in (*opt.evaluation_metrics, *opt.storage_metrics):
+        family, argument = metrics.parse(name)
+        if family == "rho_spectrum" and abs(argument) >= narrowest:
+            raise UserError(f"--evaluation_metrics: {name!r} leaves no singular value of embeddings"
+                            f" of {narrowest} dimensions; accepted: up to rho_spectrum@"
+                            f"{narrowest - 1}")
 
 
 def _settle_output(opt: Namespace) -> None:

@@ -23,7 +23,7 @@ class Arch(NamedTuple):
 def parse(arch: str) -> Arch:
     """Splits `arch` into backbone and suffixes; UserError where it is not of that form.
 
-    Whether the backbone exists is known only where networks are built: `select` says.
+    Whether the backbone exists is known only where networks are built: `check` says.
     """
     words = arch.split("_")
     given = []
@@ -35,6 +35,13 @@ def parse(arch: str) -> Arch:
         raise UserError(f"--arch: cannot read {arch!r}; accepted: a backbone's name, then at most "
                         "once each _frozen and _normalize, e.g. resnet50_frozen_normalize")
     return Arch("_".join(words), "frozen" in given, "normalize" in given)
+
+
+def check(arch: str) -> None:
+    """UserError where there is no such backbone: at once, before a dataset is read."""
+    from architectures import backbones
+
+    backbones.check(parse(arch).backbone)
 
 
 def select(arch: str, opt, *, pretrained: bool = True):

@@ -61,9 +61,14 @@ class Renormalise(nn.Module):
         return (images.flip(1) if self.bgr else images) * self.scale + self.shift
 
 
+def check(name: str) -> None:
+    """UserError where neither library has the network `name`."""
+    registry.check(name, sorted(TORCHVISION + PRETRAINEDMODELS), flag="--arch")
+
+
 def build(name: str) -> Pooled:
     """The network `name` with random weights; UserError where neither library has it."""
-    registry.check(name, sorted(TORCHVISION + PRETRAINEDMODELS), flag="--arch")
+    check(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # pretrainedmodels speaks torchvision's older dialect
         return _pretrainedmodels(name) if name in PRETRAINEDMODELS else _torchvision(name)

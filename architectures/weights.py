@@ -108,6 +108,16 @@ def read_tensors(path: str | os.PathLike, flag: str = "--checkpoint") -> dict[st
     return {key: value for key, value in tensors.items() if not key.startswith("layer_blocks.")}
 
 
+def trained_with(path: str | os.PathLike) -> dict:
+    """The options that a checkpoint of ours says it was trained with; {} for any other file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:       # the original's, or of an older form
+        return {}
+    options = content.get("options") if isinstance(content, Mapping) else None
+    return dict(options) if isinstance(options, Mapping) else {}
+
+
 def _read(path, flag: str, accepted: str, load) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise UserError(f"{flag}: no file {str(path)!r}; accepted: {accepted}")

@@ -61,7 +61,7 @@ def rows(folder: Path, name: str) -> list[dict[str, float]]:
 
 def last(folder: Path) -> dict:
     """What `checkpoint_last.pth.tar` holds."""
-    return torch.load(folder / "checkpoint_last.pth.tar", weights_only=True)
+    return torch.load(folder / "checkpoint_last.pth.tar", map_location="cpu", weights_only=True)
 
 
 # What may differ between equal runs: clocks, and where they lie.
@@ -75,7 +75,7 @@ def contents(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name.endswith(".pth.tar"):
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             state.pop("seconds", None)
             state.pop("options", None)
             if "logger" in state:

@@ -5,6 +5,7 @@ import errno
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -119,6 +120,45 @@ hit({place}, {name!r}, {n}, {int(signum)}, group=True)
     process = server.start(["--resume", folder])
     assert process.wait() == 0, process.err
     assert runs.differences(whole(*argv), folder) == []
+
+
+def test_the_command_that_goes_on_is_as_a_shell_reads_it(server, data, tmp_path):
+    place = tmp_path / "a b's $x"
+    process = server.start(command(place, data, "--n_epochs", 1), HIT + f"""
+hit(diva_main.Precision, "backward", 2, {int(signal.SIGTERM)})
+""")
+    assert process.wait() == 128 + signal.SIGTERM
+    *_, line = process.err.splitlines()
+    python, program, *words = shlex.split(line)
+    assert (python, program) == ("python", "diva_main.py")
+    assert server.start(words).wait() == 0
+    assert whole_epochs(*runs.folders(place)) == 1
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(server, data, tmp_path, whole):
+    """As when a cluster starts a job anew before the old one has ended."""
+    argv = ("--n_epochs", 2)
+    process = server.start(command(tmp_path, data, *argv), """
+import time
+original = diva_main.Training.evaluate_and_save
+def waiting(self, epoch):
+    original(self, epoch)
+    if epoch == 0:
+        print("It waits.", flush=True)
+        while not (self.folder / "go on").exists():
+            time.sleep(0.01)
+diva_main.Training.evaluate_and_save = waiting
+""")
+    assert forks.until(lambda: "It waits." in process.out)
+    folder, = runs.folders(tmp_path)
+    other = server.start(["--resume", folder, "--kernels", 1])
+    assert other.wait() == 2
+    assert other.err == (f"diva_main.py: error: --resume: another process is training in "
+                         f"{str(folder)!r}; accepted: the folder of a run that has ended\n")
+    (folder / "go on").touch()
+    assert process.wait() == 0, process.err
+    assert runs.differences(whole(*argv), folder) == []
+    assert server.start(["--resume", folder]).wait() == 0
 
 
 def test_a_signal_when_all_is_done_changes_nothing(server, data, tmp_path):

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 
@@ -103,6 +104,61 @@ def test_checkpoints_hold_plain_types_and_evaluate_to_the_same_numbers(tmp_path,
     assert runs.folders(tmp_path) == {folder}
 
 
+def test_a_checkpoint_is_evaluated_as_its_run_did(tmp_path, capsys):
+    """Without a flag but the machine's; a metric that is asked for is computed."""
+    folder = runs.train(tmp_path, "--diva_features", *runs.FOUR, "--evaltypes", "shared",
+                        "--train_val_split", 0.5, "--bs", 4, "--augmentation", "red")
+    expected = capsys.readouterr().out.split("Test, epoch 0")[1].splitlines()[1].split()
+    file = folder / "checkpoint_last.pth.tar"
+    assert main("--evaluate_only", "--checkpoint", file, "--kernels", 0) == 0
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert expected in told and any(line[:1] == ["Val"] for line in told)
+    assert main("--evaluate_only", "--checkpoint", file, "--kernels", 0, "--evaltypes", "all",
+                "--evaluation_metrics", "mAP_r") == 0
+    told = capsys.readouterr().out
+    assert "mAP_r" in told and "nmi" not in told and "Combined_" in told
+
+
+def test_a_checkpoint_is_not_evaluated_as_another_network(tmp_path, capsys):
+    """Beside its run's options, and with those that the file itself holds."""
+    folder = runs.train(tmp_path)
+    best = folder / "checkpoint_discriminative_e_recall@1.pth.tar"
+    moved = best.rename(tmp_path / "moved.pth.tar")
+    for file in (folder / "checkpoint_last.pth.tar", moved):
+        for name, value, own in (("arch", "shufflenet_v2_x0_5", runs.TINY[1]),
+                                 ("embed_dim", "8", "16")):
+            capsys.readouterr()
+            assert main(*runs.arguments(tmp_path, "--evaluate_only", "--checkpoint", file,
+                                        f"--{name}", value)) == 2
+            line, = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"diva_main.py: error: --{name}: ")
+            assert line.endswith(f"accepted: --{name} {own}")
+
+
+def test_evaluating_needs_no_batch_of_training_images(tmp_path):
+    folder = runs.train(tmp_path)
+    assert main("--evaluate_only", "--checkpoint", folder / "checkpoint_last.pth.tar", "--bs", 112,
+                "--kernels", 0) == 0
+
+
+def test_a_wrong_network_is_refused_before_characters_are_rendered(tmp_path, capsys):
+    assert main("--dataset", "glyphs", "--source_path", tmp_path, "--arch", "resnet77") == 2
+    assert capsys.readouterr().err.startswith("diva_main.py: error: --arch: unknown 'resnet77'")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
+                                     "total capacity of 10.00 GiB.")
+
+    monkeypatch.setattr(diva_main.Precision, "backward", full)
+    assert main(*runs.arguments(tmp_path)) == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("diva_main.py: error: CUDA out of memory. Tried to allocate 2.00 GiB; a "
+                           "smaller --bs ")
+
+
 @pytest.mark.parametrize("argv, message", [
     (["--source_path", "/nowhere"], "--source_path: '/nowhere/tiny/images' does not exist"),
     (["--arch", "resnet7_normalize"], "--arch: "),
@@ -185,6 +241,34 @@ def test_a_signal_leaves_the_last_epoch_and_says_how_to_resume(tmp_path, signum)
     words = ["--resume", folder, "--n_epochs", epochs + 1]
     assert main(*words) == 0
     assert len(runs.rows(folder, "Train_loss")) == epochs + 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_bars_on_a_terminal_show_loss_and_speed(tmp_path):
+    """From the second epoch on also where an epoch is shorter than --log_every."""
+    import fcntl
+    import pty
+    import termios
+
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "diva_main.py", *runs.arguments(tmp_path, "--n_epochs", 3)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=child, env=os.environ | {"TQDM_MININTERVAL": "0"})
+    os.close(child)
+    told = b""
+    try:
+        while more := os.read(parent, 4096):
+            told += more
+    except OSError:     # the other end is closed
+        pass
+    os.close(parent)
+    assert process.wait() == 0
+    bars = re.findall(r"Epoch (\d).*?\d+batch/s, (.*?)\]", told.decode())
+    assert {epoch for epoch, _ in bars} == {"0", "1", "2"}, told
+    for epoch, shown in bars:
+        assert re.fullmatch(r"(loss=\d+\.\d+, )?images/s=\d+", shown), shown
+        assert ("loss" in shown) == (epoch != "0")
 
 
 def test_output_without_a_terminal_has_no_progress_bars(tmp_path):

@@ -236,21 +236,29 @@ def test_a_metric_asked_for_twice_is_computed_once():
     assert options("--evaluation_metrics", "nmi", "f1", "nmi").evaluation_metrics == ["nmi", "f1"]
 
 
-@pytest.mark.parametrize("argv, crop", [
-    ([], 224), (["--arch", "bninception_normalize"], 227),
-    (["--arch", "frozen_bninception"], None), (["--arch", "googlenet_frozen"], 227),
-    (["--augmentation", "big"], 256), (["--augmentation", "big", "--arch", "bninception"], 256),
-    (["--augmentation", "big", "--crop_size", 64], 64), (["--crop_size", 224], 224),
+@pytest.mark.parametrize("argv, crop, resize", [
+    ([], 224, 256), (["--arch", "bninception_normalize"], 227, 256),
+    (["--arch", "googlenet_frozen"], 227, 256), (["--augmentation", "big"], 256, 256),
+    (["--augmentation", "big", "--arch", "bninception"], 256, 256),
 ])
-def test_crop_follows_backbone_and_augmentation(argv, crop, capsys):
-    if crop is None:
-        with pytest.raises(SystemExit):
-            options(*argv)
-        assert capsys.readouterr().err.startswith("diva_main.py: error: --arch")
-    else:
-        opt = options(*argv)
-        assert opt.crop_size == crop
-        assert opt.resize == (256 if "--crop_size" not in argv else round(crop * 256 / 224))
+def test_crop_follows_backbone_and_augmentation(argv, crop, resize):
+    opt = options(*argv)
+    assert (opt.crop_size, opt.resize) == (crop, resize)
+    given = options(*argv, "--crop_size", crop)
+    assert (given.crop_size, given.resize) == (crop, resize)
+
+
+@pytest.mark.parametrize("argv, resize", [
+    (["--crop_size", 112], 128), (["--crop_size", 64, "--augmentation", "big"], 64),
+    (["--crop_size", 454, "--arch", "bninception"], 512)])
+def test_resize_keeps_its_proportion_to_another_crop(argv, resize):
+    assert options(*argv).resize == resize
+
+
+@pytest.mark.parametrize("number", ["-1e-1", "-.1", "-0.1", "-1E-01"])
+def test_negative_numbers_of_any_form(number):
+    opt = options("--loss", "oproxy", "--loss_oproxy_neg_delta", number, "--bs", 8)
+    assert (opt.loss_oproxy_neg_delta, opt.bs) == (-0.1, 8)
 
 
 def test_a_given_resize_stands():

@@ -220,6 +220,34 @@ def test_what_may_change_changes_and_the_rest_is_refused(data, capsys):
     assert (folder / "Progression_Plots" / "Graph_Train_loss.svg").exists()
 
 
+@pytest.mark.parametrize("change", ["a training image less", "a test image more", "other names"])
+def test_other_images_than_the_run_began_with_are_refused(data, capsys, change):
+    folder = runs.train(data)
+    images = sorted((data / "data" / "tiny" / "images").glob("[0-9]*/image_*"))
+    before = (folder / "checkpoint_last.pth.tar").read_bytes()
+    if change == "a training image less":
+        images[0].unlink()
+    elif change == "a test image more":
+        shutil.copy(images[-1], images[-1].with_name("image_99.jpg"))
+    else:
+        images[0].rename(images[0].with_name("image_0.jpg"))
+    error = refuse(capsys, "--resume", folder, "--n_epochs", 2)
+    split, then, now = {"a training image less": ("training", 32, 31),
+                        "a test image more": ("testing", 32, 33),
+                        "other names": ("training", 32, 32)}[change]
+    assert error == (f"--source_path: the {split} images are not those that the run began with: "
+                     f"{then} then, {now} now, or other names; accepted: the same files")
+    assert (folder / "checkpoint_last.pth.tar").read_bytes() == before
+
+
+def test_images_may_move_before_a_run_goes_on(data):
+    whole = runs.train(data, "--n_epochs", 2)
+    folder = runs.train(data)
+    (data / "data").rename(data / "elsewhere")
+    runs.resume(folder, "--n_epochs", 2, "--source_path", data / "elsewhere")
+    assert runs.differences(whole, folder) == []
+
+
 def test_weights_that_the_checkpoint_replaces_need_not_be_there_any_more(data):
     """Neither for `--resume` nor for `--evaluate_only`: the file or the network may be gone."""
     argv = [word for word in runs.arguments(data, "--arch", "resnet18_normalize", "--n_epochs", 1)

@@ -329,6 +329,18 @@ WRONG = [
     ("--storage_metrics rho_spectrum@0",
      "--storage_metrics: 'rho_spectrum@0' is an array; accepted: any metric that is a number, "
      "e.g. e_recall@1"),
+    ("--storage_metrics dists@intra",
+     "--storage_metrics: 'dists@intra' is no score of which more is better; accepted: any other "
+     "metric, e.g. e_recall@1"),
+    ("--evaluation_metrics rho_spectrum@-128",
+     "--evaluation_metrics: 'rho_spectrum@-128' leaves no singular value of embeddings of 128 "
+     "dimensions; accepted: up to rho_spectrum@127"),
+    ("--bs 16 --samples_per_class 16",
+     "--samples_per_class: 16 given, all of --bs 16, but --loss margin compares classes; "
+     "accepted: at most half of --bs"),
+    ("--loss histogram --arch resnet50_frozen",
+     "--arch: 'resnet50_frozen' given, but --loss histogram needs embeddings of unit length; "
+     "accepted: resnet50_frozen_normalize, or another --loss"),
     ("--evaltypes Combined",
      "--evaltypes: 'Combined' names '', which is not among --diva_features; accepted: all, "
      "discriminative, and Combined_ or Sum_ of these, joined by _, with weights -<w>-<w>... "

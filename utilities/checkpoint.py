@@ -72,7 +72,7 @@ def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: st
     state = load(path, flag=flag)
     try:
         load_state_dict(state)
-    except RunError:
+    except (RunError, UserError):
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"{flag}: {str(path)!r} does not fit the run's options "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from utilities.checkpoint import write_text
 from utilities.errors import RunError
+from utilities.run_folder import last
 
 
 class NotFinite(Exception):
@@ -37,13 +39,19 @@ class NotFinite(Exception):
         write_text(path, json.dumps({"term": self.term, "epoch": epoch, "step": self.step,
                                      "files": [paths[i] for i in self.batch]}, indent=1) + "\n")
         return RunError(f"{self.term} is not finite in epoch {epoch}, step {self.step}; the files "
-                        f"of that batch are in {str(path)!r}; the last good checkpoint is kept")
+                        f"of that batch are in {str(path)!r}"
+                        + ("; the last good checkpoint is kept" if last(folder) else ""))
 
 
 class Monitor:
-    """Means over an epoch of named device scalars. n_recent: the most steps between two reads."""
+    """Means over an epoch of named device scalars.
 
-    def __init__(self, n_recent: int = 1):
+    n_recent: the most steps between two reads; means: what `progress` shows until the first one,
+    those of the epoch before.
+    """
+
+    def __init__(self, n_recent: int = 1, means: dict[str, float] | None = None):
+        self.means, self.begun = means or {}, time.perf_counter()
         self.names: list[str] = []
         self.n_steps = 0
         self.batches: deque[Tensor] = deque(maxlen=n_recent)
@@ -78,7 +86,18 @@ class Monitor:
         if bad:
             step, i = min(bad)
             raise self._not_finite(self.names[i], int(step))
-        return {name: total / self.n_steps for name, total in zip(self.names, sums, strict=True)}
+        self.means = {name: total / self.n_steps
+                      for name, total in zip(self.names, sums, strict=True)}
+        return self.means
+
+    def seconds(self) -> float:
+        """Since the epoch began."""
+        return time.perf_counter() - self.begun
+
+    def progress(self, batch_size: int) -> dict[str, str]:
+        """What a progress bar shows: the loss as read last, and the speed; without a read."""
+        loss = {"loss": f"{self.means['loss']:.3f}"} if self.means else {}
+        return loss | {"images/s": f"{self.n_steps * batch_size / self.seconds():.0f}"}
 
     def check(self, *modules: nn.Module) -> None:
         """NotFinite, at the last step, for the first parameter or buffer that is not finite

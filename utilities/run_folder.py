@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,34 @@ def create(save_path: str | Path, dataset: str, savename: str) -> Path:
         raise UserError(f"--save_path: cannot create {str(parent / name)!r} "
                         f"({error.strerror or error}); accepted: a folder that can be written"
                         ) from error
+
+
+def lock(folder: str | Path) -> contextlib.ExitStack:
+    """Keeps other processes from training in `folder` until what is returned is closed, or this
+    process ends in whatever way; UserError where one does. Where locks cannot be had, nothing.
+    """
+    held = contextlib.ExitStack()
+    try:
+        import fcntl  # not on Windows
+
+        handle = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except (ImportError, OSError):
+        return held  # a folder that cannot be written is told by the first write
+    held.callback(os.close, handle)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loaders' workers do not inherit it
+    except (BlockingIOError, PermissionError):
+        held.close()
+        raise UserError(f"--resume: another process is training in {str(folder)!r}; accepted: the "
+                        "folder of a run that has ended") from None
+    except OSError:
+        pass  # a file system without locks
+    return held
+
+
+def resume_command(folder: str | Path) -> str:
+    """What goes on with the run in `folder`, as a shell reads it."""
+    return f"python diva_main.py --resume {shlex.quote(str(folder))}"
 
 
 def last(folder: str | Path) -> Path | None:

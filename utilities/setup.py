@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from utilities.errors import UserError
+from utilities.errors import RunError, UserError
 
 
 def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`."""
     wants_cuda = opt.device == "cuda" or (opt.device == "auto" and torch.cuda.is_available())
+    if opt.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device: 'cuda' given, but there is no CUDA device here; accepted: auto, "
+                        "cpu")
     if not wants_cuda:
-        for flag, value in (("--cache", "gpu"), ("--precision", "fp16")):
-            if getattr(opt, flag[2:]) == value:
-                raise UserError(f"{flag}: {value!r} needs a CUDA device, and there is none here; "
-                                "accepted: another value")
+        for name, value in (("cache", "gpu"), ("precision", "fp16"), ("evaluate_on_gpu", True)):
+            if getattr(opt, name) == value:
+                raise UserError(f"--{name}: {'' if value is True else f'{value!r} '}given, but "
+                                "there is no CUDA device here; accepted: "
+                                + ("without it" if value is True else "another value"))
         return torch.device("cpu")
     if opt.gpu[0] >= torch.cuda.device_count():
         raise UserError(f"--gpu: {opt.gpu[0]} given, but this machine has "
                         f"{torch.cuda.device_count()} CUDA devices; accepted: an index below that, "
                         "or --device cpu")
     torch.cuda.set_device(opt.gpu[0])
+    if opt.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("--precision: 'bf16' given, but this GPU does not compute in it; accepted: "
+                        "fp32, fp16")
     return torch.device("cuda", opt.gpu[0])
+
+
+@contextlib.contextmanager
+def lack_of_memory_named() -> Iterator[None]:
+    """RunError instead of torch's when a GPU's memory is used up."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(f"{'. '.join(str(error).split('. ')[:2])}; a smaller --bs and --precision "
+                       "bf16 need less, --cache gpu and --evaluate_on_gpu more") from error
 
 
 def seed(opt) -> None:
@@ -45,7 +64,9 @@ def optimiser(opt, network: nn.Module, objective: nn.ModuleList) -> torch.optim.
     groups = network.parameter_groups(lr=opt.lr, fc_lr=opt.fc_lr, decay=opt.decay)
     groups += [group for feature in objective for group in feature.parameter_groups()]
     if opt.optim == "sgd":
-        return torch.optim.SGD(groups, lr=opt.lr, momentum=0.9, fused=True)
+        # When the scaler skips the first step, fused SGD keeps a momentum that nobody wrote.
+        fused = opt.precision != "fp16"
+        return torch.optim.SGD(groups, lr=opt.lr, momentum=0.9, fused=fused, foreach=not fused)
     return torch.optim.Adam(groups, lr=opt.lr, fused=True)
 
 

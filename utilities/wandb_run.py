@@ -8,14 +8,19 @@ into no file, no environment, no child's arguments and no config.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-INIT_SECONDS = 12  # to connect; the client takes up to 5 more to start and give up
+INIT_SECONDS = 8  # to connect; the client takes up to 5 more to start and give up
 FINISH_SECONDS = 60  # to upload what is left at the end
 MAX_BINS = 512  # of a histogram on W&B
+# The client's: its messages beside ours would tell the same thing twice, and its reports of errors
+# hold up the end of a run for 10 s where there is no network.
+SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
 class NoRun:
@@ -58,6 +63,8 @@ class WandbRun:
         self.id = self.id or secrets.token_hex(4)
         if self.key:  # the client records the command line
             sys.argv[:] = [argument.replace(self.key, "***") for argument in sys.argv]
+        for name, value in SETTINGS.items():
+            os.environ.setdefault(name, value)
         try:
             import wandb
 
@@ -65,7 +72,9 @@ class WandbRun:
             mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
             if mode != "online" or self.mode == "online":
                 self.run = self._init(mode)
-                if mode != "online":
+                if mode == "online":
+                    print(f"W&B: {self.run.url}", flush=True)
+                else:
                     self._tell(f"{mode}, by the client's own settings (WANDB_MODE)")
             else:
                 self._go_offline("offline, by --wandb_mode")
@@ -90,13 +99,15 @@ class WandbRun:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
             self.run = self._init("offline")
-            kept = f"upload what is logged from here on with `wandb sync {self._place_on_disk()}`"
+            kept = f"upload what is logged from here on with `wandb sync {self._place_on_disk}`"
         except Exception as error:
             self.run, kept = NoRun(), f"nothing is logged there from here on ({_first_line(error)})"
         self._tell(f"{reason}; training goes on, {kept}")
 
-    def _place_on_disk(self) -> Path:
-        return Path(self.run.dir).parent
+    @property
+    def _place_on_disk(self) -> str:
+        """As a shell reads it."""
+        return shlex.quote(str(Path(self.run.dir).parent))
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """One point at `step`; arrays become histograms of one bar per entry."""
@@ -130,7 +141,7 @@ class WandbRun:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
             self._tell(f"lost at the end ({_first_line(error)}); upload what is missing with "
-                       f"`wandb sync {self._place_on_disk()}`")
+                       f"`wandb sync {self._place_on_disk}`")
         self.run = None
 
     def _tell(self, what: str) -> None:

@@ -130,3 +130,16 @@ def test_a_report_holds_the_files_of_the_batch(tmp_path):
         "term": "loss", "epoch": 5, "step": 3, "files": ["c.jpg", "a.jpg"]}
     error = NotFinite("weight", None, []).report(tmp_path, 0, [])
     assert "before the first step" in str(error)
+
+
+def test_progress_shows_the_loss_read_last_without_reading():
+    monitor = Monitor(3, {"loss": 2.0})
+    for value in (1.0, math.nan):
+        monitor.add({"loss": torch.tensor(value)}, {}, torch.arange(2))
+    shown = monitor.progress(batch_size=2)
+    assert shown["loss"] == "2.000" and float(shown["images/s"]) > 0
+    assert "loss" not in Monitor(3).progress(2)
+    monitor = Monitor(3, {"loss": 2.0})
+    monitor.add({"loss": torch.tensor(1.0)}, {}, torch.arange(2))
+    monitor.read()
+    assert monitor.progress(2)["loss"] == "1.000"

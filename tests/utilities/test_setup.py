@@ -1,0 +1,73 @@
+"""What is chosen once before a run."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+from torch import nn
+
+from utilities import setup
+from utilities.errors import RunError, UserError
+from utilities.precision import Precision
+
+ANY = {"device": "auto", "gpu": [0], "cache": "none", "precision": "fp32", "evaluate_on_gpu": False}
+
+
+class OneLayer(nn.Linear):
+    def parameter_groups(self, *, lr, fc_lr, decay):
+        return [{"params": list(self.parameters()), "lr": lr, "name": "network"}]
+
+
+@pytest.mark.parametrize("optim", ["adam", "sgd"])
+def test_a_first_step_that_the_scaler_skips_leaves_no_trace(optim):
+    """Fused SGD would go on with a momentum that nobody wrote."""
+    layer, precision = OneLayer(4, 1), Precision("fp16", torch.device("cpu"))
+    opt = Namespace(optim=optim, precision="fp16", lr=0.1, fc_lr=-1, decay=0)
+    optimiser = setup.optimiser(opt, layer, nn.ModuleList())
+    before = layer.weight.detach().clone()
+    torch.use_deterministic_algorithms(True)    # fills memory that nobody wrote with NaN
+    try:
+        for scale in (torch.inf, 1):
+            precision.backward(layer(torch.ones(1, 4)).sum() * scale, optimiser)
+            precision.step(optimiser)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(layer.weight, before - 0.1)
+
+
+@pytest.mark.parametrize("given, line", [
+    ({"device": "cuda"},
+     "--device: 'cuda' given, but there is no CUDA device here; accepted: auto, cpu"),
+    ({"cache": "gpu"},
+     "--cache: 'gpu' given, but there is no CUDA device here; accepted: another value"),
+    ({"precision": "fp16"},
+     "--precision: 'fp16' given, but there is no CUDA device here; accepted: another value"),
+    ({"evaluate_on_gpu": True},
+     "--evaluate_on_gpu: given, but there is no CUDA device here; accepted: without it"),
+])
+def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, given, line):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError) as refusal:
+        setup.device(Namespace(**(ANY | given)))
+    assert str(refusal.value) == line
+
+
+def test_a_gpu_is_told_from_what_it_lacks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    assert setup.device(Namespace(**ANY)) == torch.device("cuda", 0)
+    assert setup.device(Namespace(**(ANY | {"device": "cpu"}))) == torch.device("cpu")
+    with pytest.raises(UserError, match=r"^--gpu: 1 given, but this machine has 1 CUDA devices"):
+        setup.device(Namespace(**(ANY | {"gpu": [1]})))
+    with pytest.raises(UserError, match=r"^--precision: 'bf16' given, but this GPU"):
+        setup.device(Namespace(**(ANY | {"precision": "bf16"})))
+
+
+def test_other_errors_than_lack_of_memory_pass():
+    with pytest.raises(RunError, match=r"^CUDA out of memory. Tried it; a smaller --bs"), \
+            setup.lack_of_memory_named():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried it. More.")
+    with pytest.raises(RuntimeError, match=r"^other$"), setup.lack_of_memory_named():
+        raise RuntimeError("other")
