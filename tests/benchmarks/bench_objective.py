@@ -5,7 +5,8 @@
 Each summand and the whole, as the epoch loop computes them from unit embeddings, beside
 pytorch-metric-learning's margin loss with its own distance-weighted miner on one head. Then what a
 step does to the parameters of a ResNet50: gradient statistics, momentum update, optimiser, sums of
-scalars; each beside the loop over parameters that one would write first.
+scalars; each beside the loop over parameters that one would write first. At last how time and
+memory of the objective grow with batch, queue and number of features, and what costs most.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from utilities.monitor import Monitor, gradient_statistics
 
 N_CLASSES, DIM = 100, 128
 GUEST = "pytorch-metric-learning"
+FOUR = ["discriminative", "selfsimilarity", "shared", "intra"]
 
 
 class Given(nn.Module):
@@ -103,7 +105,7 @@ class Guest:
 
 
 def summands(bs: int, device: str, seconds: float) -> None:
-    ours = Objective(["discriminative", "selfsimilarity", "shared", "intra"], bs=bs, device=device)
+    ours = Objective(FOUR, bs=bs, device=device)
     calls = {GUEST: Guest(ours), "whole objective": ours.whole}
     calls |= {feature.name: lambda feature=feature: ours.summand(feature)
               for feature in ours.objective}
@@ -129,9 +131,8 @@ def parameters_of_a_step(device: str, seconds: float) -> None:
     network = torchvision.models.resnet50().to(device)
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
-    given = [name for name in ("selfsimilarity",)]
-    keys = features.SelfSimilarity(given[0], Nothing(), 1.0, network=network, momentum=0.99,
-                                   n_key_batches=1)
+    keys = features.SelfSimilarity("selfsimilarity", Nothing(), 1.0, network=network,
+                                   momentum=0.99, n_key_batches=1)
     step = features.Step(None, {}, None, network)
     keys.new_keys = None
     copy_, everything = copy.deepcopy(network), list(network.parameters())
@@ -154,6 +155,45 @@ def parameters_of_a_step(device: str, seconds: float) -> None:
                    to="momentum update")
 
 
+SCALES = {  # batch, batches of keys, features
+    **{f"batch {bs}, queue {3360 // bs * bs:,}": (bs, 3360 // bs, FOUR)
+       for bs in (64, 112, 256, 512, 1024)},
+    **{f"queue {112 * n:,}, batch 112": (112, n, FOUR) for n in (9, 36, 146, 585)},
+    **{f"{n} features, batch 112, queue 3,360": (112, 30, FOUR[:n]) for n in (1, 2, 3, 4)},
+}
+
+
+def scales(device: str, seconds: float) -> None:
+    """What the objective's cost grows with, one quantity at a time."""
+    rows = []
+    for title, (bs, key_batches, names) in SCALES.items():
+        ours = Objective(names, bs=bs, key_batches=key_batches, device=device)
+        calls = {"": ours.whole} | {feature.name: lambda feature=feature, ours=ours:
+                                    ours.summand(feature) for feature in ours.objective}
+        times = timing.in_turns(calls, seconds=seconds / len(SCALES))
+        whole = times.pop("").smallest
+        most = max(times, key=lambda name: times[name].smallest)
+        share = times[most].smallest / sum(t.smallest for t in times.values())
+        rows.append([title, f"{1e3 * whole:.2f}", f"{most}, {100 * share:.0f} %",
+                     f"{kept_for_backward(ours) / 2**20:.1f}"])
+    timing.table([f"the objective, {timing.describe(device)}", "ms, smallest", "costs most",
+                  "MB kept for backward"], rows)
+
+
+def kept_for_backward(ours: Objective) -> int:
+    """Bytes of the tensors that the forward pass keeps, each once, the queue among them."""
+    kept = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        ours.whole()
+    return sum(kept.values())
+
+
 class Nothing(nn.Module):
     """In place of a criterion with a queue."""
 
@@ -171,6 +211,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         summands(options.bs, options.device, options.seconds)
         parameters_of_a_step(options.device, options.seconds)
+    scales(options.device, 2 * options.seconds)
 
 
 if __name__ == "__main__":
