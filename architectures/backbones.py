@@ -11,7 +11,6 @@ import itertools
 import warnings
 from collections.abc import Callable
 
-import pretrainedmodels
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +18,10 @@ from torchvision import models
 
 from utilities import registry
 from utilities.errors import UserError
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", SyntaxWarning)  # told once, when it is first compiled
+    import pretrainedmodels
 
 TORCHVISION = [name for name in models.list_models(module=models) if name != "resnet50"]
 PRETRAINEDMODELS = [name for name in pretrainedmodels.model_names if name not in TORCHVISION]

@@ -1,8 +1,8 @@
 """The folder of a run: its name, and what describes it."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -35,7 +35,7 @@ def test_a_read_only_save_path_is_one_clear_line(tmp_path, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"^--save_path: cannot create .*Permission denied"):
         run_folder.create(tmp_path / "new", "cub200", "Run")
 
