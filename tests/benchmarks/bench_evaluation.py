@@ -1,12 +1,13 @@
-"""Time and memory of the metrics of one evaltype against the number of test images.
+"""Time and memory of the metrics against the number of test images.
 
     python tests/benchmarks/bench_evaluation.py [--sizes 1000 10000 20000] [--dim 512]
         [--no_clusters] [--no_ranking] [--device cpu]
 
-Every size is measured in a process of its own, beside faiss's own search (as deep) and k-means, in
-the same run: the ratios hold where the seconds do not. `other` is everything but k-means of
-e_recall@1,2,4, nmi, f1 and mAP_c; `mAP` ranks the whole gallery; memory is the peak above what the
-process holds with its features.
+The embeddings are those of four heads. Every size is measured in a process of its own, beside
+faiss's own search (as deep) and k-means, in the same run: the ratios hold where the seconds do not.
+`other` is everything but k-means of e_recall@1,2,4, nmi, f1 and mAP_c for the three evaltypes of
+`--evaltypes all`, beside three searches of faiss; k-means and `mAP`, which ranks the whole gallery,
+are of one evaltype. Memory is the peak above what the process holds with its embeddings.
 """
 
 import argparse
@@ -22,17 +23,21 @@ import torch
 import torch.nn.functional as F
 
 import metrics
+from evaluation.embed import view
+from evaluation.evaltypes import PUBLISHED
 from metrics import clusters
 
 NAMES = ["e_recall@1", "e_recall@2", "e_recall@4", "mAP_c"]
 CLUSTERED = ["nmi", "f1"]
 IMAGES_PER_CLASS = 5.4  # 20,000 images in 3,700 classes, about that of Stanford Online Products
-COLUMNS = ["images", "classes", "other s", "faiss search s", "ratio", "MB", "k-means s",
+FEATURES = ("discriminative", "selfsimilarity", "shared", "intra")
+EVALTYPES = [f"Combined_{'_'.join(FEATURES)}-{weights}" for weights in PUBLISHED[4]]
+COLUMNS = ["images", "classes", "other s", "3 faiss searches s", "ratio", "MB", "k-means s",
            "faiss k-means s", "ratio", "MB", "mAP s", "MB"]
 
 
 def embeddings(n: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows around class centres, made without large temporaries."""
+    """Four unit rows of dim / 4 side by side, around class centres, without large temporaries."""
     torch.manual_seed(0)
     n_classes = max(2, round(n / IMAGES_PER_CLASS))
     labels = torch.arange(n) % n_classes
@@ -40,7 +45,8 @@ def embeddings(n: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     features = torch.empty(n, dim).normal_()
     for rows, classes in zip(features.split(4096), labels.split(4096), strict=True):
         rows += 0.7 * centres[classes]
-        F.normalize(rows, out=rows)
+        for head in rows.chunk(len(FEATURES), 1):
+            head.copy_(F.normalize(head, dim=1))
     return features, labels
 
 
@@ -64,12 +70,19 @@ def timed(function, *args, **kwargs) -> tuple[float, float]:
 
 def measure(n: int, options: argparse.Namespace, rows) -> None:
     """Puts one row of the table on the queue `rows`."""
-    features, labels = embeddings(n, options.dim)
+    heads, labels = embeddings(n, options.dim)
     device = options.device
-    metrics.compute([*NAMES, *CLUSTERED, "mAP"], features[:500], labels[:500], device=device)
+    metrics.compute([*NAMES, *CLUSTERED, "mAP"], heads[:500], labels[:500], device=device)
+
+    def evaluate() -> None:
+        for evaltype in EVALTYPES:
+            metrics.compute(NAMES, view(heads, evaltype, FEATURES, normalize=True), labels,
+                            device=device)
+
+    other, memory = timed(evaluate)
+    features = view(heads, EVALTYPES[0], FEATURES, normalize=True)
     points, k = features.numpy(), int(labels.bincount().max())
-    other, memory = timed(metrics.compute, NAMES, features, labels, device=device)
-    search, _ = timed(faiss.knn, points, points, k + 1)
+    search, _ = timed(lambda: [faiss.knn(points, points, k + 1) for _ in EVALTYPES])
     row = {"clusters": ["-"] * 4, "ranking": ["-"] * 2}
     if options.clusters:
         k_means, spent = clusters.k_means, []
@@ -82,7 +95,7 @@ def measure(n: int, options: argparse.Namespace, rows) -> None:
 
         clusters.k_means = own
         total, peak = timed(metrics.compute, CLUSTERED, features, labels, device=device)
-        other += total - spent[0]
+        other += len(EVALTYPES) * (total - spent[0])
         n_classes = int(labels.max()) + 1
 
         def plain():
