@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import batchminer
 import criteria
@@ -140,8 +141,10 @@ class SelfSimilarity(Feature):
 
     def begin(self, run: Run) -> None:
         """Fills the queue with keys of main views."""
+        batches = itertools.islice(endless(run.training, FILLING), self.n_key_batches)
         with run.autocast():
-            for batch in itertools.islice(endless(run.training, FILLING), self.n_key_batches):
+            for batch in tqdm(batches, "Filling the queue", self.n_key_batches, leave=False,
+                              disable=None, unit="batch"):
                 self.criterion.enqueue(self.keys(batch.images))
 
     def loss(self, step: Step) -> Tensor:
@@ -214,7 +217,8 @@ class DeepClustering(Feature):
         training, n_images, filled = run.network.training, len(self.criterion.pseudo_labels), 0
         run.network.eval()
         with run.autocast():
-            for batch in run.training_images.epoch(epoch):
+            for batch in tqdm(run.training_images.epoch(epoch), "Embedding for dc", leave=False,
+                              disable=None, unit="batch"):
                 _, trunk = run.network(batch.images)
                 if not filled:
                     trunks = trunk.new_empty(n_images, trunk.shape[1])
