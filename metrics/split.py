@@ -89,11 +89,10 @@ class Split:
         return {metric.name: values[metric.name] for metric in metrics}
 
     def retrieval(self, metrics: list[base.Retrieval]) -> dict[str, float]:
-        """The values of metrics of neighbours.
+        """The values of metrics of neighbours, after one search as deep as any of them needs.
 
-        Those whose own neighbours are found in one way (`neighbours.way`) share a search, as deep
-        as any of them needs: on the CPU no value depends on what else is measured, not even where
-        images are equally near. On a GPU their order may change with the search's depth.
+        Those for which no search is deep enough share a pass over whole rankings instead: apart,
+        since there images that are equally near count otherwise.
         """
         values = {}
         for group, rankings in self._passes(metrics):
