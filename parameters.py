@@ -359,8 +359,8 @@ EVALUATION = (
     Flag("--storage_metrics", str, ["e_recall@1"], "metrics by which the best checkpoint of each "
          "evaltype is kept", None, "+"),
     Flag("--train_metrics", bool, False, "also evaluate on the training classes"),
-    Flag("--evaluate_on_gpu", bool, False, "search neighbours on the GPU, and cluster there where "
-         "faiss is built for it (faiss-gpu)"),
+    Flag("--evaluate_on_gpu", bool, False, "search neighbours and cluster on the GPU, by faiss "
+         "where it is built for that (faiss-gpu), otherwise with torch"),
     Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", COUNT),
 )
 

@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import metrics
 from evaluation import evaltypes
 from utilities.errors import RunError
+
+ROUNDING = 1e-6     # by which float32 misses the length 1 of what was normalised
 
 
 def embed(network: nn.Module, loader, features: Sequence[str],
@@ -41,7 +43,7 @@ def embed(network: nn.Module, loader, features: Sequence[str],
         for module, mode in modes.items():
             module.training = mode
     assert done == n_images, f"the loader gave {done} of {n_images} images"
-    finite = embeddings.isfinite().all(1)
+    finite = embeddings.amax(1).isfinite() & embeddings.amin(1).isfinite()
     if not finite.all():
         path = loader.dataset.paths[int(finite.int().argmin())]
         raise RunError(f"the embeddings of {int((~finite).sum()):,} of {n_images:,} images are not "
@@ -61,6 +63,32 @@ def view(embeddings: Tensor, evaltype: str, features: Sequence[str], *,
     mode, names, weights = evaltypes.parse(evaltype, features)
     if mode == "single":
         return heads[names[0]].contiguous()
-    parts = [weight * heads[name] for name, weight in zip(names, weights, strict=True)]
-    mixed = torch.cat(parts, dim=1) if mode == "Combined" else torch.stack(parts).sum(0)
-    return F.normalize(mixed, dim=1) if normalize else mixed
+    width = heads[names[0]].shape[1]
+    mixed = embeddings.new_zeros(len(embeddings), width * (len(names) if mode == "Combined" else 1))
+    parts = mixed.split(width, 1) if mode == "Combined" else [mixed] * len(names)
+    for name, weight, part in zip(names, weights, parts, strict=True):
+        part.add_(heads[name], alpha=weight)
+    return mixed.div_(mixed.norm(dim=1, keepdim=True).clamp_(min=1e-12)) if normalize else mixed
+
+
+def searches(embeddings: Tensor, names: Sequence[str], features: Sequence[str], *,
+             normalize: bool) -> dict[str, Callable]:
+    """{evaltype: k -> blocks of (rows, neighbours)} among embeddings, for those of the evaltypes
+    `names` whose neighbours can be found together.
+
+    These only weight columns of the embeddings: all but Sum, as long as normalising them once more
+    scales every row by the same factor, that is with heads of length 1.
+    """
+    heads = embeddings.view(len(embeddings), len(features), -1)
+    weights = {}
+    for name in names:
+        mode, of, numbers = evaltypes.parse(name, features)
+        if mode != "Sum":
+            by_feature = dict(zip(of, numbers, strict=True))
+            weights[name] = torch.tensor([by_feature.get(feature, 0.0) for feature in features],
+                                         device=embeddings.device)
+    scaled_alike = not normalize or bool(((heads.norm(dim=2) - 1).abs() < ROUNDING).all())
+    if len(weights) < 2 or not scaled_alike:
+        return {}
+    return metrics.searches(embeddings, {name: of_heads.repeat_interleave(heads.shape[2])
+                                         for name, of_heads in weights.items()})

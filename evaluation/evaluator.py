@@ -17,7 +17,7 @@ import metrics
 from datasets import images
 from datasets.loader import Loader
 from evaluation import retrievals
-from evaluation.embed import embed, view
+from evaluation.embed import embed, searches, view
 
 PICTURE = "sample_recoveries.png"
 N_QUERIES, N_NEIGHBOURS = 8, 6
@@ -99,9 +99,10 @@ class Evaluator:
         for split in self.splits:
             sides = [embed(network, loader, self.features, autocast, device=self.device)
                      for loader in split.loaders]
+            found = self.searches(sides)
             for evaltype in self.evaltypes:
                 views = [self.view(embeddings, evaltype) for embeddings in sides]
-                values = self.compute(names, split, views)
+                values = self.compute(names, split, views, found.get(evaltype))
                 results[evaltype][split.name] = values
                 if logger is not None:
                     log_metrics(logger, split.name, evaltype, values)
@@ -124,12 +125,19 @@ class Evaluator:
     def view(self, embeddings: Tensor, evaltype: str) -> Tensor:
         return view(embeddings, evaltype, self.features, normalize=self.normalize)
 
-    def compute(self, names: Sequence[str], split: Split, views: Sequence[Tensor]) -> dict:
+    def searches(self, sides: Sequence[Tensor]) -> dict[str, Callable]:
+        """Of the evaltypes whose neighbours can be found together; none with a gallery."""
+        if len(sides) > 1:
+            return {}
+        return searches(sides[0], self.evaltypes, self.features, normalize=self.normalize)
+
+    def compute(self, names: Sequence[str], split: Split, views: Sequence[Tensor],
+                search: Callable | None = None) -> dict:
         """{metric: value} of one evaltype; `views` are its embeddings of the split's sides."""
         sides = [(features, loader.dataset.labels)
                  for features, loader in zip(views, split.loaders, strict=True)]
         return metrics.compute(names, *sides[0], gallery=sides[1] if split.gallery else None,
-                               device=self.device)
+                               device=self.device, search=search)
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
         """Takes note of `results` {evaltype: {split: {metric: value}}}; strictly better ones win,

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from utilities import registry
@@ -87,16 +89,33 @@ def select(name: str):
 
 
 def compute(names: list[str], features: Tensor, labels: Tensor, *,
-            gallery: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
+            gallery: tuple[Tensor, Tensor] | None = None, device=None,
+            search: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = None
+            ) -> dict[str, float]:
     """{name: value} of every metric in `names`; neighbours and clusters are found once, for all.
 
     features (N, D) floating point, labels (N,) int64, both tensors or arrays on any device.
     gallery: (features (M, D), labels (M,)); the neighbours of `features` are then looked for there
     and nothing is left out, while what is no retrieval (clusters, distances, spectrum) is measured
     on the union. Without it, among the features themselves, each but itself.
-    device: where to search and cluster, the CPU by default. Arrays (`is_array`) are NumPy arrays.
-    UserError when features are not finite.
+    device: where to search and cluster, the CPU by default. search: k -> blocks of (rows (b,),
+    their k nearest (b, k)) on that device, where they are found cheaper (`searches`).
+    Arrays (`is_array`) are NumPy arrays. UserError when features are not finite.
     """
     from metrics.split import Split
 
-    return Split(features, labels, gallery=gallery, device=device).measure(map(select, names))
+    return Split(features, labels, gallery=gallery, device=device, search=search
+                 ).measure(map(select, names))
+
+
+def searches(points: Tensor, weights: dict[str, Tensor]
+             ) -> dict[str, Callable[[int], Iterator[tuple[Tensor, Tensor]]]]:
+    """{name: k -> blocks of (rows (b,), their k nearest (b, k))} among `points * weights[name]`.
+
+    points (N, D) float32; weights (D,) each, on the points' device. On the CPU the first search
+    finds the neighbours of all, at the cost of one: for `compute`, once for each name.
+    """
+    from metrics.neighbours import Together
+
+    together = Together(points, weights)
+    return {name: partial(together.search, name) for name in weights}

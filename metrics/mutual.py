@@ -1,8 +1,10 @@
 """Nearest neighbours within one set, on the CPU: each pair's similarity is computed once.
 
 Tile (I, J) of the symmetric matrix -d^2 / 2 serves the queries in I and those in J: half the
-arithmetic of a search that does not know both sides to be the same. Of a tile only the entries
-above the k-th best known so far, of their row or of their column, are looked at, and those are few.
+arithmetic of a search that does not know both sides to be the same. It serves several weightings of
+the columns, too: where groups g of columns have their weights in common, d^2 is the sum of
+w_g^2 d_g^2, so all of them cost the products of one. Of a tile only the entries above the k-th
+best known so far, of their row or of their column, are looked at, and those are few.
 """
 
 from __future__ import annotations
@@ -18,85 +20,168 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 TILE, SMALLEST = 2048, 256  # rows of the largest and the smallest tiles
+STRIP = 256                 # rows of a tile that are looked at together: they stay in the cache
 MOST_THREADS = 16
 
 
-def suits(n: int, k: int) -> bool:
-    """Whether this is faster than a plain search for k neighbours among n, as measured."""
-    return n >= 4 * TILE and k <= SMALLEST // 2
+def suits(n: int, k: int, n_weights: int) -> bool:
+    """Whether this is faster than a plain search for k neighbours among n by each of the weights,
+    as measured."""
+    return n >= (4 if n_weights == 1 else 1) * TILE and k <= SMALLEST // 2
 
 
-def search(points: Tensor, k: int, mean: Tensor, scale: Tensor) -> Tensor:
-    """(N, k) int64: every point's nearest others, nearest first.
+def search(points: Tensor, k: int, mean: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
+    """(T, N, k) int64: every point's nearest others, nearest first, by each of `weights`.
 
-    points (N, D) float32 on the CPU; similarities are those of (points - mean (D,)) / scale. The
-    points are taken in a random order, always the same, so that the first ones tell how near
-    the k-th may be. As many threads as torch uses compute tiles; one takes what they find, in
-    order, so that the result does not depend on them.
+    points (N, D) float32 on the CPU; weights (T, D), in no row all 0; similarities are those of
+    (points - mean (D,)) / scale * weights. The points are taken in a random order, always the same,
+    so that the first ones tell how near the k-th may be. As many threads as torch uses compute
+    tiles; one takes what they find, in order, so that the result does not depend on them.
     """
     n, threads = len(points), min(MOST_THREADS, torch.get_num_threads())
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    nearest = _Nearest(n, points.shape[1], k)
-    for block in _blocks(n, TILE):
-        nearest.put(block, (points[order[block]] - mean) / scale)
+    tiles = _Tiles(n, weights)
+    nearest = [_Nearest(n, k) for _ in weights]
+    for block in _blocks(0, n, TILE):
+        tiles.put(block, (points[order[block]] - mean) / scale)
+
+    def begin(block: slice) -> None:
+        for own, tile in zip(nearest, tiles.mixed(tiles.parts(block, block)), strict=True):
+            own.begin(block, tile)
+
+    def candidates(rows: slice, columns: slice) -> list[_Found]:
+        found, parts = [_Found(rows, columns) for _ in nearest], tiles.parts(rows, columns)
+        for strip in _blocks(0, rows.stop - rows.start, STRIP):
+            mixed = tiles.mixed([part[strip] for part in parts])
+            for own, tile, its in zip(nearest, mixed, found, strict=True):
+                its.add(tile, strip.start, own.worst)
+        return found
+
+    def take(found: list[_Found]) -> None:
+        for own, its in zip(nearest, found, strict=True):
+            own.take(its.rows, *its.for_rows())
+            own.take(its.columns, *its.for_columns())
+
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(nearest.begin, _blocks(n, SMALLEST)))
+        list(pool.map(begin, _blocks(0, n, SMALLEST)))
         waiting: deque[Future] = deque()
         for rows, columns in _pairs(n):
-            waiting.append(pool.submit(nearest.candidates, rows, columns))
+            waiting.append(pool.submit(candidates, rows, columns))
             if len(waiting) > 2 * threads:
-                nearest.take(waiting.popleft().result())
+                take(waiting.popleft().result())
         for tile in waiting:
-            nearest.take(tile.result())
-    result = torch.empty(n, k, dtype=torch.int64)
-    result[order] = order[torch.from_numpy(nearest.sorted())]
+            take(tile.result())
+    result = torch.empty(len(nearest), n, k, dtype=torch.int64)
+    for own, rows in zip(nearest, result, strict=True):
+        rows[order] = order[torch.from_numpy(own.sorted())]
     return result
 
 
-def _blocks(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+def _blocks(start: int, stop: int, size: int) -> list[slice]:
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def _pairs(n: int) -> Iterator[tuple[slice, slice]]:
     """Pairs of blocks that meet every pair of points once, but those within a smallest block."""
     size = SMALLEST
     while size < TILE:
-        blocks = _blocks(n, size)
+        blocks = _blocks(0, n, size)
         yield from zip(blocks[::2], blocks[1::2], strict=False)
         size *= 2
-    yield from itertools.combinations(_blocks(n, TILE), 2)
+    yield from itertools.combinations(_blocks(0, n, TILE), 2)
+
+
+class _Tiles:
+    """Tiles of -d^2 / 2: a part for each group of columns, mixed for each of `weights` (T, D)."""
+
+    def __init__(self, n: int, weights: Tensor):
+        squares, group = weights.double().square().unique(dim=1, return_inverse=True)
+        squares /= squares.amax(1, keepdim=True)
+        used = squares.any(0).nonzero()[:, 0].tolist()
+        self.squares = squares[:, used].tolist()
+        self.groups = [torch.where(group == g)[0] for g in used]
+        # x, -|x|^2 / 2, 1 of every group
+        self.factors = [np.empty((n, len(columns) + 2), dtype=np.float32)
+                        for columns in self.groups]
+
+    def put(self, block: slice, points: Tensor) -> None:
+        for factor, columns in zip(self.factors, self.groups, strict=True):
+            own = points[:, columns]
+            factor[block, :-2] = own
+            factor[block, -2] = own.square().sum(1) / -2
+            factor[block, -1] = 1
+
+    def parts(self, rows: slice, columns: slice) -> list[np.ndarray]:
+        """Of each group: x.y, each with the other's 1 times its own -|x|^2 / 2."""
+        parts = []
+        for factor in self.factors:
+            other = factor[columns].copy()
+            other[:, -2:] = factor[columns, :-3:-1]
+            parts.append(factor[rows] @ other.T)
+        return parts
+
+    def mixed(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """For each of the weights its similarities, which the next one may overwrite."""
+        mixed, term = np.empty_like(parts[0]), np.empty_like(parts[0])
+        for squares in self.squares:
+            terms = [(square, part) for square, part in zip(squares, parts, strict=True) if square]
+            terms.sort(key=lambda entry: -entry[0])     # the first square is 1
+            total = terms[0][1]
+            for square, part in terms[1:]:
+                total = np.add(total, part if square == 1 else
+                               np.multiply(part, np.float32(square), out=term), out=mixed)
+            yield total
+
+
+class _Found:
+    """The entries of a tile that may be among the nearest of their row or of their column.
+
+    Thresholds, the k-th best similarities of all points, may rise meanwhile: an old one only lets
+    more through.
+    """
+
+    def __init__(self, rows: slice, columns: slice):
+        self.rows, self.columns = rows, columns
+        self.above_row: list[tuple] = []
+        self.above_column: list[tuple] = []
+
+    def add(self, tile: np.ndarray, first: int, thresholds: np.ndarray) -> None:
+        """Looks at the rows from `first` on."""
+        start = self.rows.start + first
+        for entries, least in ((self.above_row, thresholds[start:start + len(tile), None]),
+                               (self.above_column, thresholds[self.columns])):
+            row, column = np.divmod(np.flatnonzero(tile > least), tile.shape[1])
+            entries.append((row + first, column, tile[row, column]))
+
+    def for_rows(self) -> tuple[np.ndarray, ...]:
+        """(place in the block, ascending; index of the other; similarity) of each entry."""
+        row, column, similarity = map(np.concatenate, zip(*self.above_row, strict=True))
+        return row, column + self.columns.start, similarity
+
+    def for_columns(self) -> tuple[np.ndarray, ...]:
+        row, column, similarity = map(np.concatenate, zip(*self.above_column, strict=True))
+        order = np.argsort(column, kind="stable")
+        return column[order], row[order] + self.rows.start, similarity[order]
 
 
 class _Nearest:
     """The k nearest others of every point among those seen so far, in the order of being seen: of
     equally near ones the first is kept, and comes first, so that k does not decide which."""
 
-    def __init__(self, n: int, dim: int, k: int):
+    def __init__(self, n: int, k: int):
         self.k = k
-        self.factor = np.empty((n, dim + 2), dtype=np.float32)  # x, -|x|^2 / 2, 1
         self.similarity = np.full((n, k), -np.inf, dtype=np.float32)
         self.index = np.zeros((n, k), dtype=np.int32)
         self.worst = np.full(n, -np.inf, dtype=np.float32)  # the k-th best similarity
-
-    def put(self, block: slice, points: Tensor) -> None:
-        self.factor[block, :-2] = points
-        self.factor[block, -2] = points.square().sum(1) / -2
-        self.factor[block, -1] = 1
-
-    def tile(self, rows: slice, columns: slice) -> np.ndarray:
-        """-d^2 / 2 of points and points: x.y, each with the other's 1 times its own -|x|^2 / 2."""
-        other = self.factor[columns].copy()
-        other[:, -2:] = self.factor[columns, :-3:-1]
-        return self.factor[rows] @ other.T
 
     def sorted(self) -> np.ndarray:
         """(N, k) int32, nearest first."""
         order = np.argsort(-self.similarity, axis=1, kind="stable")
         return np.take_along_axis(self.index, order, 1)
 
-    def begin(self, block: slice) -> None:
-        """Looks inside a block."""
-        tile = self.tile(block, block)
+    def begin(self, block: slice, tile: np.ndarray) -> None:
+        """Takes what is inside a block."""
+        tile = tile.copy()
         np.fill_diagonal(tile, -np.inf)
         some = min(self.k, len(tile))
         best = _best(tile, some)
@@ -104,36 +189,23 @@ class _Nearest:
         self.index[block, :some] = best + block.start
         self.worst[block] = self.similarity[block].min(1)
 
-    def candidates(self, rows: slice, columns: slice) -> list[tuple]:
-        """(block, place in it, index of the other, similarity), twice: for rows and for columns.
-
-        May run beside `take`: thresholds only rise, so an old one only lets more through.
-        """
-        tile = self.tile(rows, columns)
-        row, column = np.divmod(np.flatnonzero(tile > self.worst[rows, None]), tile.shape[1])
-        for_rows = rows, row, column + columns.start, tile[row, column]
-        row, column = np.divmod(np.flatnonzero(tile > self.worst[columns]), tile.shape[1])
-        by_column = np.argsort(column, kind="stable")
-        row, column = row[by_column], column[by_column]
-        return [for_rows, (columns, column, row + rows.start, tile[row, column])]
-
-    def take(self, found: list[tuple]) -> None:
-        """Keeps the k best of what is known and of what `candidates` found."""
-        for block, *entries in found:
-            kept = entries[2] > self.worst[block][entries[0]]
-            place, other, similarity = (values[kept] for values in entries)
-            if not len(place):
-                continue
-            count = np.bincount(place, minlength=block.stop - block.start)
-            column = np.arange(len(place)) - (np.cumsum(count) - count)[place] + self.k
-            more = ((0, 0), (0, count.max()))
-            widened = np.pad(self.similarity[block], more, constant_values=-np.inf)
-            indices = np.pad(self.index[block], more)
-            widened[place, column], indices[place, column] = similarity, other
-            best = _best(widened, self.k)
-            self.similarity[block] = np.take_along_axis(widened, best, 1)
-            self.index[block] = np.take_along_axis(indices, best, 1)
-            self.worst[block] = self.similarity[block].min(1)
+    def take(self, block: slice, place: np.ndarray, other: np.ndarray, similarity: np.ndarray
+             ) -> None:
+        """Keeps the k best of what is known and of what was found; places ascending."""
+        kept = similarity > self.worst[block][place]
+        place, other, similarity = place[kept], other[kept], similarity[kept]
+        if not len(place):
+            return
+        count = np.bincount(place, minlength=block.stop - block.start)
+        column = np.arange(len(place)) - (np.cumsum(count) - count)[place] + self.k
+        more = ((0, 0), (0, count.max()))
+        widened = np.pad(self.similarity[block], more, constant_values=-np.inf)
+        indices = np.pad(self.index[block], more)
+        widened[place, column], indices[place, column] = similarity, other
+        best = _best(widened, self.k)
+        self.similarity[block] = np.take_along_axis(widened, best, 1)
+        self.index[block] = np.take_along_axis(indices, best, 1)
+        self.worst[block] = self.similarity[block].min(1)
 
 
 def _best(values: np.ndarray, k: int) -> np.ndarray:

@@ -32,10 +32,33 @@ def search(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Te
     """
     if queries.is_cuda and not faiss.get_num_gpus():
         yield from _in_blocks(queries, gallery, k)
-    elif gallery is None and not queries.is_cuda and mutual.suits(len(queries), k):
-        yield torch.arange(len(queries)), mutual.search(queries, k, *_frame(queries, None))
+    elif gallery is None and not queries.is_cuda and mutual.suits(len(queries), k, 1):
+        yield from Together(queries, {"": torch.ones(queries.shape[1])}).search("", k)
     else:
         yield from _with_faiss(queries, gallery, k)
+
+
+class Together:
+    """Searches among points under several weightings of their columns, one pass for all.
+
+    points (N, D) float32; weights {name: (D,)} on the same device: `search(name, k)` is
+    `search(points * weights[name], None, k)`. Where `metrics.mutual` suits, the first of them finds
+    the neighbours of all, and the products cost what one of them alone would.
+    """
+
+    def __init__(self, points: Tensor, weights: dict[str, Tensor]):
+        self.points, self.weights = points, weights
+        self.found: dict[str, Tensor] = {}
+
+    def search(self, name: str, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.points.is_cuda or not mutual.suits(len(self.points), k, len(self.weights)):
+            yield from search(self.points * self.weights[name], None, k)
+            return
+        if not self.found or self.found[name].shape[1] < k:
+            found = mutual.search(self.points, k, *_frame(self.points, None),
+                                  torch.stack(list(self.weights.values())))
+            self.found = dict(zip(self.weights, found, strict=True))
+        yield torch.arange(len(self.points)), self.found[name][:, :k]
 
 
 def _in_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -76,7 +99,8 @@ def similarities(queries: Tensor, gallery: Tensor | None, order: Tensor | None =
 def _frame(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor]:
     """The gallery's mean (D,), and the largest entry of what is searched once that is taken off."""
     among = queries if gallery is None else gallery
-    mean = among.mean(0, dtype=torch.float64).float()
+    mean = among.mean(0)
+    mean = mean.where(mean.isfinite(), 0)   # sums of entries of 1e34 overflow
     reach = [torch.maximum(points.amax(0) - mean, mean - points.amin(0)).max()
              for points in (queries, gallery) if points is not None]
     return mean, torch.stack(reach).max().clamp(min=torch.finfo(torch.float32).tiny)

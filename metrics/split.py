@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,18 @@ from utilities.errors import UserError
 class Split:
     """features (N, D) and labels (N,), and optionally a gallery (features (M, D), labels (M,)).
 
-    device: where to search and cluster. The rest is what `metrics.base.Metric` describes, as far as
-    it is known; what is not known is found when it is first asked for, once.
+    device: where to search and cluster; search: as in `metrics.compute`. The rest is what
+    `metrics.base.Metric` describes, as far as it is known; what is not known is found
+    when it is first asked for, once.
     """
 
-    def __init__(self, features, labels, *, gallery=None, device=None, k_closest_classes=None,
-                 centroids=None, computed_cluster_labels=None):
+    def __init__(self, features, labels, *, gallery=None, device=None, search=None,
+                 k_closest_classes=None, centroids=None, computed_cluster_labels=None):
         self.device = torch.device(device or "cpu")
         self.queries, self.query_labels = self._points(features), self._integers(labels)
         gallery, gallery_labels = gallery or (None, None)
         self.gallery, self.gallery_labels = self._points(gallery), self._integers(gallery_labels)
+        self.search = search or partial(neighbours.search, self.queries, self.gallery)
         self.given_neighbours = k_closest_classes
         self.given_clusters = centroids, computed_cluster_labels
 
@@ -34,7 +36,7 @@ class Split:
         if features is None:
             return None
         points = torch.as_tensor(features).detach().to(self.device, torch.float32).contiguous()
-        finite = points.isfinite().all(1)
+        finite = points.amax(1).isfinite() & points.amin(1).isfinite()
         if not finite.all():
             raise UserError(f"{int((~finite).sum())} of {len(points)} embeddings are not finite, "
                             f"the first in row {int(finite.int().argmin())}: cannot measure them")
@@ -132,7 +134,7 @@ class Split:
         yield classes.ranking(torch.arange(len(hits)), from_hits(hits))
 
     def _searched(self, classes: Classes, depth: int) -> Iterator[Ranking]:
-        for rows, found in neighbours.search(self.queries, self.gallery, depth):
+        for rows, found in self.search(depth):
             hits = classes.among[found] == classes.wanted[rows, None]
             yield classes.ranking(rows, from_hits(hits))
 

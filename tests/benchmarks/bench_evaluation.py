@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import metrics
-from evaluation.embed import view
+from evaluation.embed import searches, view
 from evaluation.evaltypes import PUBLISHED
 from metrics import clusters
 
@@ -75,9 +75,10 @@ def measure(n: int, options: argparse.Namespace, rows) -> None:
     metrics.compute([*NAMES, *CLUSTERED, "mAP"], heads[:500], labels[:500], device=device)
 
     def evaluate() -> None:
+        found = searches(heads, EVALTYPES, FEATURES, normalize=True)
         for evaltype in EVALTYPES:
             metrics.compute(NAMES, view(heads, evaltype, FEATURES, normalize=True), labels,
-                            device=device)
+                            device=device, search=found[evaltype])
 
     other, memory = timed(evaluate)
     features = view(heads, EVALTYPES[0], FEATURES, normalize=True)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets import Batch
-from evaluation.embed import embed, view
+from evaluation.embed import embed, searches, view
+from metrics import mutual
 from utilities.errors import RunError
 
 FEATURES = ("discriminative", "shared")
@@ -132,6 +133,40 @@ def test_mixtures_are_normalised_when_the_architecture_normalises(heads, evaltyp
     raw, unit = (view(joined, evaltype, ("a", "b"), normalize=flag) for flag in (False, True))
     assert torch.allclose(unit.norm(dim=1), torch.ones(5))
     assert torch.allclose(unit * raw.norm(dim=1, keepdim=True), raw, atol=1e-6)
+
+
+EVALTYPES = ["b", "Combined_a_b-2-0.5", "Combined_b_a-3-0.5", "Combined_c_a", "Sum_a_b-1-2"]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_neighbours_found_together_are_those_of_each_view(normalize, monkeypatch):
+    monkeypatch.setattr(mutual, "TILE", 64)
+    monkeypatch.setattr(mutual, "SMALLEST", 16)
+    monkeypatch.setattr(mutual, "suits", lambda *_: True)
+    passes, search = [], mutual.search
+    monkeypatch.setattr(mutual, "search", lambda *given: passes.append(1) or search(*given))
+    heads = torch.randn(3, 200, 4)
+    heads = torch.cat(list(F.normalize(heads, dim=2) if normalize else heads), dim=1)
+    together = searches(heads, EVALTYPES, "abc", normalize=normalize)
+    assert list(together) == EVALTYPES[:4]      # a sum is no weighting of columns
+    for evaltype, of_evaltype in together.items():
+        (_, found), = of_evaltype(6)
+        plain = torch.cdist(*[view(heads, evaltype, "abc", normalize=normalize).double()] * 2)
+        assert torch.equal(found, plain.fill_diagonal_(torch.inf).topk(6, largest=False).indices)
+    assert len(passes) == 1
+
+
+def test_what_normalising_would_turn_or_has_no_company_is_searched_alone():
+    heads = F.normalize(torch.randn(3, 200, 4), dim=2)
+    unit, uneven = torch.cat(list(heads), dim=1), torch.cat(list(heads * 1.001), dim=1)
+    assert searches(unit, EVALTYPES, "abc", normalize=True)
+    assert not searches(uneven, EVALTYPES, "abc", normalize=True)
+    assert not searches(unit, EVALTYPES[3:], "abc", normalize=True)
+
+
+def test_heads_that_a_network_normalises_are_found_together():
+    heads = F.normalize(torch.randn(4, 5000, 512) * torch.rand(4, 5000, 1) * 100, dim=2)
+    assert searches(torch.cat(list(heads), dim=1), ["a", "b"], "abcd", normalize=True)
 
 
 def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name():

@@ -12,6 +12,7 @@ from torch import nn
 
 from datasets import Batch
 from evaluation.evaluator import Evaluator, Split
+from metrics import mutual
 from utilities import checkpoint
 from utilities.logger import Logger
 
@@ -91,6 +92,34 @@ def test_one_pass_embeds_a_split_for_all_evaltypes(build, logger):
     evaluator = build(evaltypes=["discriminative", "shared", BOTH])
     evaluator.evaluate(Network(), 0, logger)
     assert evaluator.splits[0].queries.passes == 1
+
+
+def test_evaltypes_searched_together_measure_what_each_measures_alone(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutual, "suits", lambda *_: True)
+    asked, search = [], mutual.search
+    monkeypatch.setattr(mutual, "search", lambda *given: asked.append(given[-1].tolist())
+                        or search(*given))
+    evaltypes = ["discriminative", BOTH, "Combined_discriminative_shared-0.5-2"]
+    names = ["e_recall@1", "e_recall@4", "mAP_c", "nmi", "c_recall@2"]
+
+    class Noise(nn.Module):
+        def forward(self, images):
+            generator = torch.Generator().manual_seed(len(images))
+            heads = torch.randn(2, *images.shape, generator=generator)
+            return {"discriminative": images + 20 * heads[0], "shared": heads[1]}, images
+
+    split = Split("Test", Loader(Dataset(tmp_path)))
+    evaluators = [build(split, evaltypes=[name], names=names) for name in evaltypes]
+    together = build(split, evaltypes=evaltypes, names=names)
+    for evaluator in [together, *evaluators]:
+        evaluator.evaluate(Noise(), 0)
+    alone = {name: evaluator.last["metrics"][name]
+             for name, evaluator in zip(evaltypes, evaluators, strict=True)}
+    for name in evaltypes:
+        assert together.last["metrics"][name]["Test"] == pytest.approx(alone[name]["Test"])
+    assert together.last["metrics"]["discriminative"]["Test"]["mAP_c"] < 0.9
+    assert [len(weights) for weights in asked if len(weights) > 1] == [3]
+    assert [1, 1, 1, 0, 0, 0] in asked[0] and [0.5] * 3 + [2] * 3 in asked[0]
 
 
 def test_storage_metrics_are_computed_even_if_not_asked_for(build, logger):

@@ -70,6 +70,58 @@ def test_k_means_is_faiss_s_own_with_every_row():
     np.testing.assert_array_equal(assignment, means.assign(points)[1])
 
 
+@pytest.mark.parametrize("k", [1, 4, 300, 999, 1000])
+def test_k_means_with_torch_is_faiss_s(k):
+    points = torch.randn(1000, 8)
+    centroids, assignment = clusters.k_means(points, k)
+    found, nearest = clusters._with_torch(points, k)
+    assert torch.allclose(found, centroids, atol=1e-5)
+    assert (nearest == assignment).all()
+
+
+@pytest.mark.parametrize("dim, k", [(8, 150), (7, 190), (1, 101)])
+def test_k_means_with_torch_splits_as_faiss_does(dim, k, monkeypatch):
+    def assign(features, centroids):    # of equally near ones faiss's choice
+        index = faiss.IndexFlatL2(dim)
+        index.add(centroids.numpy())
+        return torch.from_numpy(index.search(features.numpy(), 1)[1][:, 0])
+
+    splits, split = [], clusters._split
+    monkeypatch.setattr(clusters, "_assign", assign)
+    monkeypatch.setattr(clusters, "_split", lambda centroids, sizes, n: splits.append(
+        (sizes == 0).sum()) or split(centroids, sizes, n))
+    points = torch.randn(100, dim).repeat(2, 1)
+    centroids, assignment = clusters.k_means(points, k)
+    found, nearest = clusters._with_torch(points, k)
+    assert len(splits) == clusters.ITERATIONS and min(splits) > 3
+    assert torch.allclose(found, centroids, atol=1e-5)
+    assert torch.equal(nearest, assignment)
+
+
+@pytest.mark.gpu
+def test_k_means_on_a_gpu_is_the_cpu_s():
+    points = torch.randn(3000, 16)
+    _, assignment = clusters.k_means(points, 40)
+    for way in (clusters.k_means, clusters._with_torch):
+        centroids, nearest = way(points.cuda(), 40)
+        assert centroids.is_cuda and nearest.is_cuda
+        assert (nearest.cpu() == assignment).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("n_gpus, way", [(0, "torch"), (1, "faiss")])
+def test_on_a_gpu_k_means_is_torch_s_only_where_faiss_has_none(n_gpus, way, monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    asked = []
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: n_gpus)
+    monkeypatch.setattr(neighbours, "flat_index",
+                        lambda dim, _: asked.append("faiss") or faiss.IndexFlatL2(dim))
+    monkeypatch.setattr(clusters, "_with_torch", lambda *_: asked.append("torch"))
+    clusters.k_means(torch.randn(20, 4).as_subclass(OnGpu), 3)
+    assert asked == [way]
+
+
 def test_k_means_searches_with_the_index_of_the_features_device(monkeypatch):
     points, made = torch.randn(500, 8), []
 

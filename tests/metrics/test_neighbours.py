@@ -17,7 +17,8 @@ def found(way, queries, gallery, k, monkeypatch):
     monkeypatch.setattr(mutual, "SMALLEST", 16)
     if way == "mutual":
         assert gallery is None
-        return mutual.search(queries, k, *neighbours._frame(queries, None))
+        return mutual.search(queries, k, *neighbours._frame(queries, None),
+                             torch.ones(1, queries.shape[1]))[0]
     search = neighbours._with_faiss if way == "faiss" else neighbours._in_blocks
     result = torch.full((len(queries), k), -1)
     for rows, indices in search(queries, gallery, k):
@@ -48,7 +49,8 @@ def test_finds_neighbours_in_a_gallery(way, monkeypatch):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("offset, scale", [(1e4, 1), (0, 1e25), (0, 1e-25), (1e22, 1e20)])
+@pytest.mark.parametrize("offset, scale", [(1e4, 1), (0, 1e25), (0, 1e-25), (1e22, 1e20),
+                                           (1e37, 1e36)])
 def test_far_large_and_small_features_lose_no_neighbour(way, offset, scale, monkeypatch):
     points = torch.randn(300, 8) * scale + offset
     distances, expected = exact(points, None, 5)
@@ -97,17 +99,67 @@ def test_mutual_search_does_not_depend_on_threads(monkeypatch):
         assert torch.equal(found("mutual", points, None, 7, monkeypatch), one)
 
 
+WEIGHTS = {"all": (1, 1, 1, 1), "two alike": (0.5, 2, 2, 0.5), "different": (0.5, 1, 2, 3),
+           "one": (0, 0, 3, 0), "none of one": (0, 0.1, 0.1, 4)}
+
+
+@pytest.mark.parametrize("names", [["two alike"], ["one"], ["all", "two alike"], ["one", "one "],
+                                   ["none of one", "one"], list(WEIGHTS)], ids=" and ".join)
+@pytest.mark.parametrize("suits", [True, False])
+def test_weighted_searches_together_find_what_each_finds_alone(names, suits, monkeypatch):
+    monkeypatch.setattr(mutual, "TILE", 64)
+    monkeypatch.setattr(mutual, "SMALLEST", 16)
+    monkeypatch.setattr(mutual, "STRIP", 24)
+    monkeypatch.setattr(mutual, "suits", lambda *_: suits)
+    points = torch.randn(300, 8) + 3
+    weights = {name: torch.tensor(WEIGHTS[name.strip()]).float().repeat_interleave(2)
+               for name in names}
+    together = neighbours.Together(points, weights)
+    for k in (5, 3, 9):
+        for name in names:
+            (rows, indices), = together.search(name, k)
+            assert torch.equal(rows, torch.arange(300))
+            assert torch.equal(indices, exact(points * weights[name], None, k)[1])
+
+
+def test_searches_together_cost_one_pass_unless_a_deeper_one_is_asked_for(monkeypatch):
+    monkeypatch.setattr(mutual, "suits", lambda *_: True)
+    depths, found = [], mutual.search
+    monkeypatch.setattr(mutual, "search", lambda *given: depths.append(given[1]) or found(*given))
+    together = neighbours.Together(torch.randn(300, 4), {"a": torch.ones(4), "b": torch.rand(4)})
+    for name, k in (("a", 5), ("b", 5), ("b", 2), ("a", 6), ("b", 6)):
+        next(together.search(name, k))
+    assert depths == [5, 6]
+
+
+@pytest.mark.gpu
+def test_a_gpu_searches_under_weights():
+    points, weights = torch.randn(2000, 8), {"a": torch.ones(8), "b": torch.rand(8)}
+    on_cpu = neighbours.Together(points, weights)
+    on_gpu = neighbours.Together(points.cuda(), {name: w.cuda() for name, w in weights.items()})
+    for name in weights:
+        expected, indices = (torch.cat([found for _, found in way.search(name, 9)]).cpu()
+                             for way in (on_cpu, on_gpu))
+        assert (indices == expected).float().mean() > 0.999
+
+
 @pytest.mark.parametrize("n, k, way", [(100, 5, "faiss"), (8192, 128, "mutual"),
                                        (8192, 129, "faiss")])
 def test_many_points_and_few_neighbours_are_searched_mutually(n, k, way, monkeypatch):
     called = []
-    monkeypatch.setattr(mutual, "search", lambda *_: called.append("mutual"))
+    monkeypatch.setattr(mutual, "search", lambda *_: called.append("mutual") or [torch.empty(n, k)])
     monkeypatch.setattr(neighbours, "_with_faiss", lambda *_: called.append("faiss") or ())
     list(neighbours.search(torch.zeros(n, 2), None, k))
     assert called == [way]
     called.clear()
     list(neighbours.search(torch.zeros(n, 2), torch.zeros(n, 2), k))
     assert called == ["faiss"]
+
+
+@pytest.mark.parametrize("n, k, n_weights, suits", [
+    (2048, 128, 2, True), (2047, 1, 2, False), (2048, 1, 1, False), (8192, 129, 2, False)])
+def test_searching_for_several_at_once_pays_earlier(n, k, n_weights, suits):
+    assert mutual.suits(n, k, n_weights) == suits
 
 
 def test_products_on_the_cpu_are_full_whatever_the_training_chose():
