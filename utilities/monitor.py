@@ -106,9 +106,9 @@ class Monitor:
             named = {name: tensor for name, tensor in module.state_dict().items()
                      if isinstance(tensor, Tensor) and tensor.is_floating_point()
                      and tensor.numel()}
-            norms = torch._foreach_norm(list(named.values()), math.inf) if named else []
-            for name, norm in zip(named, norms and torch.stack(norms).tolist(), strict=True):
-                if not math.isfinite(norm):
+            entries = largest_entries(list(named.values())).tolist() if named else []
+            for name, entry in zip(named, entries, strict=True):
+                if not math.isfinite(entry):
                     raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
 
     def cause_of(self, error: Exception) -> NotFinite | None:
@@ -133,8 +133,16 @@ def gradient_statistics(backbone: Sequence[nn.Parameter], heads: Sequence[nn.Par
                          ([*backbone, *heads], itertools.chain(*criteria)))
     zero = torch.zeros(1, device=backbone[0].device)
     norms = torch.stack(torch._foreach_norm([*gradients, zero]))
-    largest = torch.stack(torch._foreach_norm([*gradients, zero, *others], math.inf))
+    largest = largest_entries([*gradients, zero, *others])
     n = len(gradients) + 1
     count = max(sum(gradient.numel() for gradient in gradients), 1)
     return {"Grad L2": norms.square().sum().div(count).sqrt(), "Grad Max": largest[:n].max(),
             "Grad Max of criteria": largest[n - 1:].max()}
+
+
+def largest_entries(tensors: Sequence[Tensor]) -> Tensor:
+    """The largest absolute entry of each of one or more tensors that are not empty, NaN where it
+    has one. (On a CPU torch's own infinity norm costs twenty times as much.)"""
+    if tensors[0].is_cuda:
+        return torch.stack(torch._foreach_norm(tensors, math.inf))
+    return torch.stack([torch.stack(tensor.aminmax()) for tensor in tensors]).abs().amax(1)
