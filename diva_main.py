@@ -127,11 +127,10 @@ class Training:
         """Ends what runs beside the training; what is due at the end is drawn."""
         for part in (self.loader, self.between_steps.training_images, self.evaluator):
             part.close()
-        failed = sys.exc_info()[0] is not None
         try:
             self.evaluator.finish(self.logger)
         finally:
-            self.logger.close(exit_code=int(failed))
+            self.logger.close(exit_code=int(sys.exc_info()[0] is not None))
             self.lock.close()
 
     def train_epoch(self, epoch: int) -> None:
@@ -161,7 +160,6 @@ class Training:
             for feature in objective:
                 feature.after_step(step)
             self.sampler.update(batch.indices, embeddings[self.stored_head].detach())
-
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
             monitor.add(terms, gradients, batch.indices, excused)
             if monitor.n_steps % self.opt.log_every == 0:
@@ -190,6 +188,8 @@ class Training:
     def evaluate_and_save(self, epoch: int) -> None:
         """Metrics, logs and checkpoints of a finished epoch, in an order that a crash may cut."""
         self.monitor.check(self.network, self.objective)
+        if epoch + 1 < self.opt.n_epochs and not self.opt.data_idx_full_prec:
+            self.loader.start(epoch + 1)    # workers read its first batches while others compute
         better = self.evaluator.evaluate(self.network, epoch, self.logger, self.precision.autocast)
         with self.interrupts.shield():
             self.logger.end_epoch(epoch)

@@ -39,6 +39,7 @@ class Loader:
                      for constants in (normalisation.mean, normalisation.std))
         self.shift, self.scale = 255 * mean, 1 / (255 * std)
         self.keys = Keys(self.batches)
+        self.started: tuple[int, Iterator] | None = None
         n_workers = min(opt.kernels, available_cores(), len(self))
         if opt.cache == "ram":
             dataset.images.keep(available_cores())
@@ -58,14 +59,21 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of `epoch`, float32 and normalised, on the device."""
+    def start(self, epoch: int) -> None:
+        """Lets the workers read the first batches of `epoch`, which is to come next. Its batches
+        are chosen by what the sampler knows now."""
         self.keys.epoch = epoch
         with signals_later():
-            batches = iter(self.source)     # starts the workers, the first time
+            self.started = epoch, iter(self.source)     # starts the workers, the first time
         OPEN.add(self)
         atexit.unregister(close_all)   # to run once, and before what torch has registered by now
         atexit.register(close_all)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of `epoch`, float32 and normalised, on the device."""
+        if self.started is None or self.started[0] != epoch:
+            self.start(epoch)
+        (_, batches), self.started = self.started, None
         for batch in batches:
             interrupt.check()
             if isinstance(batch, UserError):
@@ -88,6 +96,7 @@ class Loader:
 
     def close(self) -> None:
         """Ends the workers; a further epoch starts new ones."""
+        self.started = None
         workers = getattr(self.source, "_iterator", None)
         if workers is not None:
             workers._shutdown_workers()
@@ -130,7 +139,9 @@ class Keys:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
-        epoch = self.epoch
+        return self.of(self.epoch)
+
+    def of(self, epoch: int) -> Iterator[tuple[int, int, list[int]]]:
         self.batches.set_epoch(epoch)
         for step, indices in enumerate(self.batches):
             yield epoch, step, indices

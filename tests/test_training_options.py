@@ -13,8 +13,10 @@ import sys
 import pytest
 import torch
 
+from datasampler import d2_coreset
 from datasets.loader import Loader
 from evaluation.embed import embed
+from evaluation.evaluator import Evaluator
 from tests import runs, trees
 from tests.test_layers import ROOT
 from tests.test_training_contract import SMALLEST, named_parameters, train
@@ -149,6 +151,38 @@ def test_where_torch_cannot_compile_the_run_is_refused(tmp_path):
     assert line.startswith("diva_main.py: error: --compile: torch cannot compile here: ")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_next_epoch_is_started_before_the_evaluation_unless_its_storage_is_not_full(
+        tmp_path, monkeypatch, full):
+    events, start, evaluate = [], Loader.start, Evaluator.evaluate
+    fill = d2_coreset.Sampler.fill
+
+    def note(name, function):
+        return lambda self, *given, **more: events.append(name) or function(self, *given, **more)
+
+    def note_start(self, epoch):
+        if isinstance(self.batches, d2_coreset.Sampler):
+            events.append(f"start {epoch}")
+        start(self, epoch)
+
+    monkeypatch.setattr(Loader, "start", note_start)
+    monkeypatch.setattr(Evaluator, "evaluate", note("evaluate", evaluate))
+    monkeypatch.setattr(d2_coreset.Sampler, "fill", note("fill", fill))
+    runs.train(tmp_path, *SMALLEST, "--n_epochs", 2, "--data_sampler", "d2_coreset",
+               *["--data_idx_full_prec"] * full)
+    assert events == (["fill", "start 0", "evaluate", "fill", "start 1", "evaluate"] if full else
+                      ["fill", "start 0", "start 1", "evaluate", "evaluate"])
+
+
+@pytest.mark.parametrize("argv", [(), ("--data_sampler", "d2_coreset"),
+                                  ("--data_sampler", "d2_coreset", "--data_idx_full_prec"),
+                                  ("--data_sampler", "criterion_batchmatch")], ids=" ".join)
+def test_workers_give_a_bit_identical_run(tmp_path, argv):
+    argv = (*SMALLEST, "--n_epochs", 3, *argv)
+    alone, worked = (runs.train(tmp_path, *argv, "--kernels", kernels) for kernels in (0, 2))
+    assert runs.differences(alone, worked) == []
 
 
 def test_a_cache_in_memory_gives_a_bit_identical_run(tmp_path, capsys):

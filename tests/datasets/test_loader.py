@@ -67,6 +67,34 @@ def test_pixels_do_not_depend_on_the_number_of_workers_or_the_cache(load):
         assert same(loader.epoch(0), wanted[0])
 
 
+@pytest.mark.parametrize("kernels", [0, 2])
+def test_an_epoch_that_was_started_before_is_the_same(load, kernels):
+    wanted = [list(load(sampler=Pairs()).epoch(epoch)) for epoch in range(3)]
+    loader = load(sampler=Pairs(), kernels=kernels)
+    loader.start(1)
+    assert same(loader.epoch(1), wanted[1])
+    loader.start(2)     # another one comes first
+    assert same(loader.epoch(0), wanted[0])
+    loader.start(1)
+    loader.start(2)
+    assert same(loader.epoch(2), wanted[2])
+    loader.start(1)
+    loader.close()
+    assert same(loader.epoch(1), wanted[1])
+
+
+def test_workers_read_a_started_epoch_while_nobody_asks(load, tmp_path, monkeypatch):
+    loader, marker = load(sampler=Pairs(), kernels=1), tmp_path / "a batch was read"
+    read = loader.dataset.batch
+    monkeypatch.setattr(loader.dataset, "batch",
+                        lambda *given, **more: marker.touch() or read(*given, **more))
+    loader.start(1)
+    deadline = time.monotonic() + 60
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert marker.exists()
+
+
 @pytest.mark.parametrize(("given", "kept", "n_images"), [
     ({}, ["training", "validation_query", "validation_gallery", "testing_query",
           "testing_gallery"], 48),
