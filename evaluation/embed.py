@@ -13,7 +13,7 @@ import metrics
 from evaluation import evaltypes
 from utilities.errors import RunError
 
-ROUNDING = 1e-6     # by which float32 misses the length 1 of what was normalised
+ROUNDING = 2e-6     # by which float32 misses the length 1 of what was normalised
 
 
 def embed(network: nn.Module, loader, features: Sequence[str],
@@ -73,22 +73,20 @@ def view(embeddings: Tensor, evaltype: str, features: Sequence[str], *,
 
 def searches(embeddings: Tensor, names: Sequence[str], features: Sequence[str], *,
              normalize: bool) -> dict[str, Callable]:
-    """{evaltype: k -> blocks of (rows, neighbours)} among embeddings, for those of the evaltypes
-    `names` whose neighbours can be found together.
+    """{evaltype: what finds its neighbours, for `metrics.compute`}, for those of the evaltypes
+    `names` whose neighbours can be found together: when there are two or more, in one pass.
 
-    These only weight columns of the embeddings: all but Sum, as long as normalising them once more
-    scales every row by the same factor, that is with heads of length 1.
+    These only weight columns of the embeddings: a feature, and Combined unless normalising it once
+    more would not scale every row by the same factor, that is unless its heads have length 1.
     """
     heads = embeddings.view(len(embeddings), len(features), -1)
+    away = (heads.norm(dim=2) - 1).abs().amax(0).tolist()
+    unit = {feature for feature, most in zip(features, away, strict=True) if most < ROUNDING}
     weights = {}
     for name in names:
         mode, of, numbers = evaltypes.parse(name, features)
-        if mode != "Sum":
+        if mode == "single" or (mode == "Combined" and (not normalize or unit.issuperset(of))):
             by_feature = dict(zip(of, numbers, strict=True))
-            weights[name] = torch.tensor([by_feature.get(feature, 0.0) for feature in features],
-                                         device=embeddings.device)
-    scaled_alike = not normalize or bool(((heads.norm(dim=2) - 1).abs() < ROUNDING).all())
-    if len(weights) < 2 or not scaled_alike:
-        return {}
-    return metrics.searches(embeddings, {name: of_heads.repeat_interleave(heads.shape[2])
-                                         for name, of_heads in weights.items()})
+            of_heads = torch.tensor([by_feature.get(feature, 0.0) for feature in features])
+            weights[name] = of_heads.repeat_interleave(heads.shape[2]).to(embeddings.device)
+    return metrics.searches(embeddings, weights) if len(weights) > 1 else {}

@@ -126,7 +126,7 @@ class Evaluator:
         return view(embeddings, evaltype, self.features, normalize=self.normalize)
 
     def searches(self, sides: Sequence[Tensor]) -> dict[str, Callable]:
-        """Of the evaltypes whose neighbours can be found together; none with a gallery."""
+        """For the evaltypes whose neighbours can be found together; none with a gallery."""
         if len(sides) > 1:
             return {}
         return searches(sides[0], self.evaltypes, self.features, normalize=self.normalize)

@@ -17,6 +17,9 @@ from utilities.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    # k -> blocks of (rows (b,), their k nearest (b, k)), or None where that would not be cheaper
+    Search = Callable[[int], Iterator[tuple[Tensor, Tensor]] | None]
+
 METRICS = {
     "e_recall": "metrics.recall",
     "c_recall": "metrics.recall",
@@ -90,16 +93,15 @@ def select(name: str):
 
 def compute(names: list[str], features: Tensor, labels: Tensor, *,
             gallery: tuple[Tensor, Tensor] | None = None, device=None,
-            search: Callable[[int], Iterator[tuple[Tensor, Tensor]]] | None = None
-            ) -> dict[str, float]:
+            search: Search | None = None) -> dict[str, float]:
     """{name: value} of every metric in `names`; neighbours and clusters are found once, for all.
 
     features (N, D) floating point, labels (N,) int64, both tensors or arrays on any device.
     gallery: (features (M, D), labels (M,)); the neighbours of `features` are then looked for there
     and nothing is left out, while what is no retrieval (clusters, distances, spectrum) is measured
     on the union. Without it, among the features themselves, each but itself.
-    device: where to search and cluster, the CPU by default. search: k -> blocks of (rows (b,),
-    their k nearest (b, k)) on that device, where they are found cheaper (`searches`).
+    device: where to search and cluster, the CPU by default. search: one of
+    `searches`, in place of the features' own where they are taken as they are.
     Arrays (`is_array`) are NumPy arrays. UserError when features are not finite.
     """
     from metrics.split import Split
@@ -109,11 +111,12 @@ def compute(names: list[str], features: Tensor, labels: Tensor, *,
 
 
 def searches(points: Tensor, weights: dict[str, Tensor]
-             ) -> dict[str, Callable[[int], Iterator[tuple[Tensor, Tensor]]]]:
-    """{name: k -> blocks of (rows (b,), their k nearest (b, k))} among `points * weights[name]`.
+             ) -> dict[str, Search]:
+    """For each name what finds neighbours among `points * weights[name]`, to hand to `compute`.
 
-    points (N, D) float32; weights (D,) each, on the points' device. On the CPU the first search
-    finds the neighbours of all, at the cost of one: for `compute`, once for each name.
+    points (N, D) float32; weights (D,) each, on the points' device, equal over many columns, as
+    they are over those of a head. On the CPU the first search finds the neighbours of all, and the
+    matrix products are those of one.
     """
     from metrics.neighbours import Together
 

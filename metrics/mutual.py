@@ -3,7 +3,7 @@
 Tile (I, J) of the symmetric matrix -d^2 / 2 serves the queries in I and those in J: half the
 arithmetic of a search that does not know both sides to be the same. It serves several weightings of
 the columns, too: where groups g of columns have their weights in common, d^2 is the sum of
-w_g^2 d_g^2, so all of them cost the products of one. Of a tile only the entries above the k-th
+w_g^2 d_g^2, so all of them need the products of one. Of a tile only the entries above the k-th
 best known so far, of their row or of their column, are looked at, and those are few.
 """
 
@@ -20,18 +20,23 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 TILE, SMALLEST = 2048, 256  # rows of the largest and the smallest tiles
-STRIP = 256                 # rows of a tile that are looked at together: they stay in the cache
+STRIP = 512                 # rows of a tile that are made at once: they stay in the cache
 MOST_THREADS = 16
+MOST_KEPT, MOST_GROUPS = 256, 8     # neighbours of a point by all weights; groups of columns
 
 
-def suits(n: int, k: int, n_weights: int) -> bool:
-    """Whether this is faster than a plain search for k neighbours among n by each of the weights,
-    as measured."""
-    return n >= (4 if n_weights == 1 else 1) * TILE and k <= SMALLEST // 2
+def suits(n: int, k: int, weights: Tensor | None = None) -> bool:
+    """Whether a search for k neighbours among n is faster here than a plain one, by all `weights`
+    (T, D), of which there are several, than T plain ones: as measured, but
+    for heads that are all searched by themselves, deep and among few; and within memory."""
+    if weights is None:
+        return n >= 4 * TILE and k <= SMALLEST // 2
+    return (n >= 2 * TILE and k <= SMALLEST // 4 and k * len(weights) <= MOST_KEPT
+            and weights.unique(dim=1).shape[1] <= MOST_GROUPS)
 
 
 def search(points: Tensor, k: int, mean: Tensor, scale: Tensor, weights: Tensor) -> Tensor:
-    """(T, N, k) int64: every point's nearest others, nearest first, by each of `weights`.
+    """(T, N, k) int32: every point's nearest others, nearest first, by each of `weights`.
 
     points (N, D) float32 on the CPU; weights (T, D), in no row all 0; similarities are those of
     (points - mean (D,)) / scale * weights. The points are taken in a random order, always the same,
@@ -46,15 +51,16 @@ def search(points: Tensor, k: int, mean: Tensor, scale: Tensor, weights: Tensor)
         tiles.put(block, (points[order[block]] - mean) / scale)
 
     def begin(block: slice) -> None:
-        for own, tile in zip(nearest, tiles.mixed(tiles.parts(block, block)), strict=True):
+        parts = tiles.parts(block, tiles.swapped(block))
+        for own, tile in zip(nearest, tiles.mixed(parts), strict=True):
             own.begin(block, tile)
 
     def candidates(rows: slice, columns: slice) -> list[_Found]:
-        found, parts = [_Found(rows, columns) for _ in nearest], tiles.parts(rows, columns)
-        for strip in _blocks(0, rows.stop - rows.start, STRIP):
-            mixed = tiles.mixed([part[strip] for part in parts])
+        found, others = [_Found(rows, columns) for _ in nearest], tiles.swapped(columns)
+        for strip in _blocks(rows.start, rows.stop, STRIP):
+            mixed = tiles.mixed(tiles.parts(strip, others))
             for own, tile, its in zip(nearest, mixed, found, strict=True):
-                its.add(tile, strip.start, own.worst)
+                its.add(tile, strip, own.worst)
         return found
 
     def take(found: list[_Found]) -> None:
@@ -67,14 +73,14 @@ def search(points: Tensor, k: int, mean: Tensor, scale: Tensor, weights: Tensor)
         waiting: deque[Future] = deque()
         for rows, columns in _pairs(n):
             waiting.append(pool.submit(candidates, rows, columns))
-            if len(waiting) > 2 * threads:
+            if len(waiting) > threads:
                 take(waiting.popleft().result())
         for tile in waiting:
             take(tile.result())
-    result = torch.empty(len(nearest), n, k, dtype=torch.int64)
-    for own, rows in zip(nearest, result, strict=True):
-        rows[order] = order[torch.from_numpy(own.sorted())]
-    return result
+    result, names = np.empty((len(nearest), n, k), dtype=np.int32), order.numpy().astype(np.int32)
+    for rows in result[::-1]:
+        rows[names] = names[nearest.pop().sorted()]     # whose memory is free then
+    return torch.from_numpy(result)
 
 
 def _blocks(start: int, stop: int, size: int) -> list[slice]:
@@ -95,6 +101,7 @@ class _Tiles:
     """Tiles of -d^2 / 2: a part for each group of columns, mixed for each of `weights` (T, D)."""
 
     def __init__(self, n: int, weights: Tensor):
+        assert weights.any(1).all(), "a row of weights is all 0"
         squares, group = weights.double().square().unique(dim=1, return_inverse=True)
         squares /= squares.amax(1, keepdim=True)
         used = squares.any(0).nonzero()[:, 0].tolist()
@@ -111,14 +118,16 @@ class _Tiles:
             factor[block, -2] = own.square().sum(1) / -2
             factor[block, -1] = 1
 
-    def parts(self, rows: slice, columns: slice) -> list[np.ndarray]:
+    def swapped(self, block: slice) -> list[np.ndarray]:
+        """Each group's factor with the last two columns swapped: the other side of a product."""
+        others = [factor[block].copy() for factor in self.factors]
+        for other in others:
+            other[:, -2:] = other[:, :-3:-1].copy()
+        return others
+
+    def parts(self, rows: slice, others: list[np.ndarray]) -> list[np.ndarray]:
         """Of each group: x.y, each with the other's 1 times its own -|x|^2 / 2."""
-        parts = []
-        for factor in self.factors:
-            other = factor[columns].copy()
-            other[:, -2:] = factor[columns, :-3:-1]
-            parts.append(factor[rows] @ other.T)
-        return parts
+        return [factor[rows] @ other.T for factor, other in zip(self.factors, others, strict=True)]
 
     def mixed(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
         """For each of the weights its similarities, which the next one may overwrite."""
@@ -145,13 +154,14 @@ class _Found:
         self.above_row: list[tuple] = []
         self.above_column: list[tuple] = []
 
-    def add(self, tile: np.ndarray, first: int, thresholds: np.ndarray) -> None:
-        """Looks at the rows from `first` on."""
-        start = self.rows.start + first
-        for entries, least in ((self.above_row, thresholds[start:start + len(tile), None]),
+    def add(self, tile: np.ndarray, strip: slice, thresholds: np.ndarray) -> None:
+        """Looks at the rows `strip`."""
+        first = strip.start - self.rows.start
+        for entries, least in ((self.above_row, thresholds[strip, None]),
                                (self.above_column, thresholds[self.columns])):
             row, column = np.divmod(np.flatnonzero(tile > least), tile.shape[1])
-            entries.append((row + first, column, tile[row, column]))
+            entries.append(((row + first).astype(np.int32), column.astype(np.int32),
+                            tile[row, column]))
 
     def for_rows(self) -> tuple[np.ndarray, ...]:
         """(place in the block, ascending; index of the other; similarity) of each entry."""

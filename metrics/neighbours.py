@@ -32,8 +32,10 @@ def search(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Te
     """
     if queries.is_cuda and not faiss.get_num_gpus():
         yield from _in_blocks(queries, gallery, k)
-    elif gallery is None and not queries.is_cuda and mutual.suits(len(queries), k, 1):
-        yield from Together(queries, {"": torch.ones(queries.shape[1])}).search("", k)
+    elif gallery is None and not queries.is_cuda and mutual.suits(len(queries), k):
+        equal = torch.ones(1, queries.shape[1])
+        found, = mutual.search(queries, k, *_frame(queries, None), equal)
+        yield torch.arange(len(queries)), found.long()
     else:
         yield from _with_faiss(queries, gallery, k)
 
@@ -41,24 +43,23 @@ def search(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Te
 class Together:
     """Searches among points under several weightings of their columns, one pass for all.
 
-    points (N, D) float32; weights {name: (D,)} on the same device: `search(name, k)` is
-    `search(points * weights[name], None, k)`. Where `metrics.mutual` suits, the first of them finds
-    the neighbours of all, and the products cost what one of them alone would.
+    points (N, D) float32; weights {name: (D,)} on the same device, equal over many columns.
+    `search(name, k)` finds what `search(points * weights[name], None, k)` does, or is None where
+    that is cheaper: where `metrics.mutual` does not suit. The first finds the neighbours of all.
     """
 
     def __init__(self, points: Tensor, weights: dict[str, Tensor]):
-        self.points, self.weights = points, weights
-        self.found: dict[str, Tensor] = {}
+        self.points, self.names = points, list(weights)
+        self.weights = torch.stack(list(weights.values()))
+        self.found: Tensor | None = None
 
-    def search(self, name: str, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.points.is_cuda or not mutual.suits(len(self.points), k, len(self.weights)):
-            yield from search(self.points * self.weights[name], None, k)
-            return
-        if not self.found or self.found[name].shape[1] < k:
-            found = mutual.search(self.points, k, *_frame(self.points, None),
-                                  torch.stack(list(self.weights.values())))
-            self.found = dict(zip(self.weights, found, strict=True))
-        yield torch.arange(len(self.points)), self.found[name][:, :k]
+    def search(self, name: str, k: int) -> Iterator[tuple[Tensor, Tensor]] | None:
+        if self.points.is_cuda or not mutual.suits(len(self.points), k, self.weights):
+            return None
+        if self.found is None or self.found.shape[2] < k:
+            self.found = mutual.search(self.points, k, *_frame(self.points, None), self.weights)
+        found = self.found[self.names.index(name), :, :k]
+        return iter([(torch.arange(len(found)), found.long())])
 
 
 def _in_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Split:
         self.queries, self.query_labels = self._points(features), self._integers(labels)
         gallery, gallery_labels = gallery or (None, None)
         self.gallery, self.gallery_labels = self._points(gallery), self._integers(gallery_labels)
-        self.search = search or partial(neighbours.search, self.queries, self.gallery)
+        self.search = search or (lambda k: None)
         self.given_neighbours = k_closest_classes
         self.given_clusters = centroids, computed_cluster_labels
 
@@ -134,7 +134,8 @@ class Split:
         yield classes.ranking(torch.arange(len(hits)), from_hits(hits))
 
     def _searched(self, classes: Classes, depth: int) -> Iterator[Ranking]:
-        for rows, found in self.search(depth):
+        blocks = self.search(depth) or neighbours.search(self.queries, self.gallery, depth)
+        for rows, found in blocks:
             hits = classes.among[found] == classes.wanted[rows, None]
             yield classes.ranking(rows, from_hits(hits))
 

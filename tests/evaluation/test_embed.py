@@ -127,6 +127,12 @@ def test_sum_weighs_and_adds(heads):
     assert torch.allclose(found, 2 * heads.a + 0.5 * heads.b)
 
 
+@pytest.mark.parametrize("evaltype", ["Combined_a_b", "Sum_a_b"])
+def test_an_embedding_of_zeros_stays_one(evaltype):
+    assert torch.equal(view(torch.zeros(3, 8), evaltype, ("a", "b"), normalize=True).unique(),
+                       torch.zeros(1))
+
+
 @pytest.mark.parametrize("evaltype", ["Combined_a_b-2-0.5", "Sum_a_b-2-0.5"])
 def test_mixtures_are_normalised_when_the_architecture_normalises(heads, evaltype):
     joined = torch.cat([heads.a, heads.b], dim=1)
@@ -158,10 +164,15 @@ def test_neighbours_found_together_are_those_of_each_view(normalize, monkeypatch
 
 def test_what_normalising_would_turn_or_has_no_company_is_searched_alone():
     heads = F.normalize(torch.randn(3, 200, 4), dim=2)
-    unit, uneven = torch.cat(list(heads), dim=1), torch.cat(list(heads * 1.001), dim=1)
-    assert searches(unit, EVALTYPES, "abc", normalize=True)
-    assert not searches(uneven, EVALTYPES, "abc", normalize=True)
+    unit = torch.cat(list(heads), dim=1)
+    assert list(searches(unit, EVALTYPES, "abc", normalize=True)) == EVALTYPES[:4]
     assert not searches(unit, EVALTYPES[3:], "abc", normalize=True)
+    for spoilt in (1.001, 0.999, 0):
+        uneven = unit.clone()
+        uneven[7, :4] *= spoilt     # in head a
+        assert not searches(uneven, EVALTYPES, "abc", normalize=True)
+        assert list(searches(uneven, ["a", "b", *EVALTYPES[1:], "Combined_b_c"], "abc",
+                             normalize=True)) == ["a", "b", "Combined_b_c"]
 
 
 def test_heads_that_a_network_normalises_are_found_together():
@@ -169,13 +180,18 @@ def test_heads_that_a_network_normalises_are_found_together():
     assert searches(torch.cat(list(heads), dim=1), ["a", "b"], "abcd", normalize=True)
 
 
-def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name():
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name(value):
+    class Same(nn.Module):
+        def forward(self, images):
+            return dict.fromkeys(FEATURES, images.flatten(1)), images
+
     loader = Images()
-    loader.images[6:8] = torch.nan
+    loader.images[6:8, 0, 1, 1] = value
     loader.dataset = Paths(10)
     with pytest.raises(RunError, match=r"^the embeddings of 2 of 10 images are not finite, that of "
                                        r"'image 6' first$"):
-        embed(Network(), loader, FEATURES)
+        embed(Same(), loader, FEATURES)
 
 
 class Paths(list):

@@ -330,6 +330,15 @@ def test_a_gallery_is_what_queries_search_in(build, in_shop, logger):
     assert all(query not in rows for query, rows in alone.found)
 
 
+def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop, monkeypatch):
+    monkeypatch.setattr(mutual, "suits", lambda *_: True)
+    evaltypes = ["discriminative", "Combined_discriminative_shared-100-0.01"]
+    evaluator = build(in_shop, evaltypes=evaltypes)
+    evaluator.evaluate(Network(), 0)
+    for evaltype in evaltypes:
+        assert evaluator.last["metrics"][evaltype]["Test"]["e_recall@1"] == 1
+
+
 def test_retrievals_are_the_last_split_s_from_its_gallery(build, in_shop, tmp_path, logger,
                                                          monkeypatch):
     drawn = []

@@ -79,8 +79,9 @@ def test_k_means_with_torch_is_faiss_s(k):
     assert (nearest == assignment).all()
 
 
-@pytest.mark.parametrize("dim, k", [(8, 150), (7, 190), (1, 101)])
-def test_k_means_with_torch_splits_as_faiss_does(dim, k, monkeypatch):
+@pytest.mark.parametrize("dim, times, k", [
+    (8, 2, 150), (7, 2, 190), (1, 2, 101), (10, 10, 300)])  # the last draws more and more
+def test_k_means_with_torch_splits_as_faiss_does(dim, times, k, monkeypatch):
     def assign(features, centroids):    # of equally near ones faiss's choice
         index = faiss.IndexFlatL2(dim)
         index.add(centroids.numpy())
@@ -90,12 +91,20 @@ def test_k_means_with_torch_splits_as_faiss_does(dim, k, monkeypatch):
     monkeypatch.setattr(clusters, "_assign", assign)
     monkeypatch.setattr(clusters, "_split", lambda centroids, sizes, n: splits.append(
         (sizes == 0).sum()) or split(centroids, sizes, n))
-    points = torch.randn(100, dim).repeat(2, 1)
+    points = (torch.randn(100, dim) * 4).round().repeat(times, 1) / 4   # so that means are exact
     centroids, assignment = clusters.k_means(points, k)
     found, nearest = clusters._with_torch(points, k)
     assert len(splits) == clusters.ITERATIONS and min(splits) > 3
     assert torch.allclose(found, centroids, atol=1e-5)
     assert torch.equal(nearest, assignment)
+
+
+def test_as_many_clusters_as_points_are_the_points():
+    points = torch.ones(20, 3)
+    points[7] = 5
+    centroids, _ = clusters._with_torch(points, 20)
+    assert torch.equal(centroids, clusters.k_means(points, 20)[0])
+    assert torch.equal(centroids, points)
 
 
 @pytest.mark.gpu

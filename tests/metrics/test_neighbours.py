@@ -105,12 +105,11 @@ WEIGHTS = {"all": (1, 1, 1, 1), "two alike": (0.5, 2, 2, 0.5), "different": (0.5
 
 @pytest.mark.parametrize("names", [["two alike"], ["one"], ["all", "two alike"], ["one", "one "],
                                    ["none of one", "one"], list(WEIGHTS)], ids=" and ".join)
-@pytest.mark.parametrize("suits", [True, False])
-def test_weighted_searches_together_find_what_each_finds_alone(names, suits, monkeypatch):
+def test_weighted_searches_together_find_what_each_finds_alone(names, monkeypatch):
     monkeypatch.setattr(mutual, "TILE", 64)
     monkeypatch.setattr(mutual, "SMALLEST", 16)
     monkeypatch.setattr(mutual, "STRIP", 24)
-    monkeypatch.setattr(mutual, "suits", lambda *_: suits)
+    monkeypatch.setattr(mutual, "suits", lambda *_: True)
     points = torch.randn(300, 8) + 3
     weights = {name: torch.tensor(WEIGHTS[name.strip()]).float().repeat_interleave(2)
                for name in names}
@@ -132,15 +131,22 @@ def test_searches_together_cost_one_pass_unless_a_deeper_one_is_asked_for(monkey
     assert depths == [5, 6]
 
 
-@pytest.mark.gpu
-def test_a_gpu_searches_under_weights():
-    points, weights = torch.randn(2000, 8), {"a": torch.ones(8), "b": torch.rand(8)}
-    on_cpu = neighbours.Together(points, weights)
-    on_gpu = neighbours.Together(points.cuda(), {name: w.cuda() for name, w in weights.items()})
-    for name in weights:
-        expected, indices = (torch.cat([found for _, found in way.search(name, 9)]).cpu()
-                             for way in (on_cpu, on_gpu))
-        assert (indices == expected).float().mean() > 0.999
+class OnGpu(torch.Tensor):
+    is_cuda = True
+
+
+@pytest.mark.parametrize("suits, kind", [(False, torch.Tensor), (True, OnGpu)])
+def test_what_is_cheaper_alone_is_not_searched_together(suits, kind, monkeypatch):
+    monkeypatch.setattr(mutual, "suits", lambda *_: suits)
+    points = torch.randn(300, 4).as_subclass(kind)
+    together = neighbours.Together(points, {"a": torch.ones(4), "b": torch.rand(4)})
+    assert together.search("a", 5) is None
+
+
+def test_weights_that_leave_nothing_are_refused():
+    points, weights = torch.randn(300, 4), torch.tensor([[1.0] * 4, [0.0] * 4])
+    with pytest.raises(AssertionError, match="all 0"):
+        mutual.search(points, 5, *neighbours._frame(points, None), weights)
 
 
 @pytest.mark.parametrize("n, k, way", [(100, 5, "faiss"), (8192, 128, "mutual"),
@@ -156,10 +162,13 @@ def test_many_points_and_few_neighbours_are_searched_mutually(n, k, way, monkeyp
     assert called == ["faiss"]
 
 
-@pytest.mark.parametrize("n, k, n_weights, suits", [
-    (2048, 128, 2, True), (2047, 1, 2, False), (2048, 1, 1, False), (8192, 129, 2, False)])
-def test_searching_for_several_at_once_pays_earlier(n, k, n_weights, suits):
-    assert mutual.suits(n, k, n_weights) == suits
+@pytest.mark.parametrize("n, k, weights, suits", [
+    (4096, 64, torch.ones(4, 512), True), (4095, 1, torch.ones(2, 512), False),
+    (4096, 1, None, False), (60_000, 65, torch.ones(2, 512), False),
+    (60_000, 64, torch.ones(5, 512), False), (60_000, 1, torch.rand(2, 9), False),
+    (60_000, 1, torch.rand(2, 8).repeat(1, 64), True)])
+def test_searching_for_several_at_once_pays_earlier_and_keeps_to_its_memory(n, k, weights, suits):
+    assert mutual.suits(n, k, weights) == suits
 
 
 def test_products_on_the_cpu_are_full_whatever_the_training_chose():

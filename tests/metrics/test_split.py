@@ -167,6 +167,31 @@ def test_no_n_by_n_matrix_is_held_where_each_pair_is_computed_once():
         tracemalloc.stop()
 
 
+def test_tiles_of_several_weights_are_held_a_strip_at_a_time():
+    points, weights = torch.randn(8200, 64), torch.rand(4, 4).repeat_interleave(16, 1)
+    tracemalloc.start()
+    try:
+        mutual.search(points, 20, *neighbours._frame(points, None), weights)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    tile = 4 * mutual.TILE**2
+    assert peak < 4 * tile  # whole tiles would be 4 for each thread, and the candidates
+
+
+def test_neighbours_are_looked_for_where_the_caller_says(calls):
+    features, labels = data()
+    names = ["e_recall@1", "mAP_c"]
+    rows, (_, away) = torch.arange(90), torch.cdist(features, features).sort(descending=True)
+    found = metrics.compute(names, features, labels, search=lambda k: [(rows, away[:, :k])])
+    assert calls["search"] == []
+    assert found["e_recall@1"] < 0.1
+    asked = []
+    assert metrics.compute(names, features, labels, search=asked.append) == metrics.compute(
+        names, features, labels)
+    assert asked == [10] and calls["search"] == [10, 10]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["e_recall@1", "nmi", "mAP", "dists@intra", "rho_spectrum@1"])
 def test_features_that_are_not_finite_are_refused(value, name):
