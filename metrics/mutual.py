@@ -26,9 +26,12 @@ MOST_KEPT, MOST_GROUPS = 256, 8     # neighbours of a point by all weights; grou
 
 
 def suits(n: int, k: int, weights: Tensor | None = None) -> bool:
-    """Whether a search for k neighbours among n is faster here than a plain one, by all `weights`
-    (T, D), of which there are several, than T plain ones: as measured, but
-    for heads that are all searched by themselves, deep and among few; and within memory."""
+    """Whether a search for k neighbours among n belongs here: by one weighting, or by several
+    `weights` (T, D), where T plain ones are the other way.
+
+    As measured, it is then faster (but for single heads alone with k near its bound), and holds
+    less than a GB.
+    """
     if weights is None:
         return n >= 4 * TILE and k <= SMALLEST // 2
     return (n >= 2 * TILE and k <= SMALLEST // 4 and k * len(weights) <= MOST_KEPT
