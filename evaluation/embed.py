@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import metrics
 from evaluation import evaltypes
 from utilities.errors import RunError
+from utilities.geometry import finite_rows
 
 ROUNDING = 2e-6     # by which float32 misses the length 1 of what was normalised
 
@@ -43,7 +45,7 @@ def embed(network: nn.Module, loader, features: Sequence[str],
         for module, mode in modes.items():
             module.training = mode
     assert done == n_images, f"the loader gave {done} of {n_images} images"
-    finite = embeddings.amax(1).isfinite() & embeddings.amin(1).isfinite()
+    finite = finite_rows(embeddings)
     if not finite.all():
         path = loader.dataset.paths[int(finite.int().argmin())]
         raise RunError(f"the embeddings of {int((~finite).sum()):,} of {n_images:,} images are not "
@@ -68,7 +70,7 @@ def view(embeddings: Tensor, evaltype: str, features: Sequence[str], *,
     parts = mixed.split(width, 1) if mode == "Combined" else [mixed] * len(names)
     for name, weight, part in zip(names, weights, parts, strict=True):
         part.add_(heads[name], alpha=weight)
-    return mixed.div_(mixed.norm(dim=1, keepdim=True).clamp_(min=1e-12)) if normalize else mixed
+    return F.normalize(mixed, dim=1, out=mixed) if normalize else mixed
 
 
 def searches(embeddings: Tensor, names: Sequence[str], features: Sequence[str], *,

@@ -100,18 +100,17 @@ def compute(names: list[str], features: Tensor, labels: Tensor, *,
     gallery: (features (M, D), labels (M,)); the neighbours of `features` are then looked for there
     and nothing is left out, while what is no retrieval (clusters, distances, spectrum) is measured
     on the union. Without it, among the features themselves, each but itself.
-    device: where to search and cluster, the CPU by default. search: one of
-    `searches`, in place of the features' own where they are taken as they are.
-    Arrays (`is_array`) are NumPy arrays. UserError when features are not finite.
+    device: where to search and cluster, the CPU by default. search: one of `searches`, instead of
+    a search of its own for what does not normalise the features. Arrays (`is_array`) are NumPy
+    arrays. UserError when features are not finite.
     """
     from metrics.split import Split
 
-    return Split(features, labels, gallery=gallery, device=device, search=search
-                 ).measure(map(select, names))
+    split = Split(features, labels, gallery=gallery, device=device, search=search)
+    return split.measure(map(select, names))
 
 
-def searches(points: Tensor, weights: dict[str, Tensor]
-             ) -> dict[str, Search]:
+def searches(points: Tensor, weights: dict[str, Tensor]) -> dict[str, Search]:
     """For each name what finds neighbours among `points * weights[name]`, to hand to `compute`.
 
     points (N, D) float32; weights (D,) each, on the points' device, equal over many columns, as

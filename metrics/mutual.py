@@ -108,8 +108,11 @@ class _Tiles:
         squares, group = weights.double().square().unique(dim=1, return_inverse=True)
         squares /= squares.amax(1, keepdim=True)
         used = squares.any(0).nonzero()[:, 0].tolist()
-        self.squares = squares[:, used].tolist()
         self.groups = [torch.where(group == g)[0] for g in used]
+        # Of each of the weights (square, group), the largest, 1, first
+        self.mixtures = [sorted(((square, g) for g, square in enumerate(row) if square),
+                                key=lambda entry: -entry[0])
+                         for row in squares[:, used].tolist()]
         # x, -|x|^2 / 2, 1 of every group
         self.factors = [np.empty((n, len(columns) + 2), dtype=np.float32)
                         for columns in self.groups]
@@ -135,13 +138,11 @@ class _Tiles:
     def mixed(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
         """For each of the weights its similarities, which the next one may overwrite."""
         mixed, term = np.empty_like(parts[0]), np.empty_like(parts[0])
-        for squares in self.squares:
-            terms = [(square, part) for square, part in zip(squares, parts, strict=True) if square]
-            terms.sort(key=lambda entry: -entry[0])     # the first square is 1
-            total = terms[0][1]
-            for square, part in terms[1:]:
-                total = np.add(total, part if square == 1 else
-                               np.multiply(part, np.float32(square), out=term), out=mixed)
+        for (_, first), *others in self.mixtures:
+            total = parts[first]
+            for square, g in others:
+                total = np.add(total, parts[g] if square == 1 else
+                               np.multiply(parts[g], np.float32(square), out=term), out=mixed)
             yield total
 
 

@@ -12,14 +12,15 @@ from torch import Tensor
 from metrics import base, clusters, neighbours
 from metrics.ranking import Classes, Ranking, from_hits, in_gallery
 from utilities.errors import UserError
+from utilities.geometry import finite_rows
 
 
 class Split:
     """features (N, D) and labels (N,), and optionally a gallery (features (M, D), labels (M,)).
 
     device: where to search and cluster; search: as in `metrics.compute`. The rest is what
-    `metrics.base.Metric` describes, as far as it is known; what is not known is found
-    when it is first asked for, once.
+    `metrics.base.Metric` describes, as far as it is known; what is not known is found when it is
+    first asked for, once.
     """
 
     def __init__(self, features, labels, *, gallery=None, device=None, search=None,
@@ -36,7 +37,7 @@ class Split:
         if features is None:
             return None
         points = torch.as_tensor(features).detach().to(self.device, torch.float32).contiguous()
-        finite = points.amax(1).isfinite() & points.amin(1).isfinite()
+        finite = finite_rows(points)
         if not finite.all():
             raise UserError(f"{int((~finite).sum())} of {len(points)} embeddings are not finite, "
                             f"the first in row {int(finite.int().argmin())}: cannot measure them")

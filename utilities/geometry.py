@@ -1,9 +1,14 @@
-"""Euclidean distances and the density of distances on the unit sphere."""
+"""Rows that are finite, Euclidean distances, the density of distances on the unit sphere."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """x (N, D) -> (N,) bool: whether a row is finite throughout, without a mask of x's size."""
+    return x.amax(1).isfinite() & x.amin(1).isfinite()
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

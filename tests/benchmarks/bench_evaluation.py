@@ -23,15 +23,15 @@ import torch
 import torch.nn.functional as F
 
 import metrics
+from evaluation import evaltypes
 from evaluation.embed import searches, view
-from evaluation.evaltypes import PUBLISHED
 from metrics import clusters
 
 NAMES = ["e_recall@1", "e_recall@2", "e_recall@4", "mAP_c"]
 CLUSTERED = ["nmi", "f1"]
 IMAGES_PER_CLASS = 5.4  # 20,000 images in 3,700 classes, about that of Stanford Online Products
 FEATURES = ("discriminative", "selfsimilarity", "shared", "intra")
-EVALTYPES = [f"Combined_{'_'.join(FEATURES)}-{weights}" for weights in PUBLISHED[4]]
+EVALTYPES = evaltypes.expand(["all"], FEATURES, "cub200")
 COLUMNS = ["images", "classes", "other s", "3 faiss searches s", "ratio", "MB", "k-means s",
            "faiss k-means s", "ratio", "MB", "mAP s", "MB"]
 

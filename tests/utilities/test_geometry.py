@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from utilities.geometry import (
     distances,
+    finite_rows,
     log_sphere_density,
     paired_distance,
     squared_distances,
@@ -93,3 +94,8 @@ def test_distances_at_the_poles_and_beyond_stay_finite(dim):
 @given(st.floats(0, 1e6, width=32), st.integers(2, 2048))
 def test_log_density_is_finite_everywhere(d, dim):
     assert log_sphere_density(torch.tensor(d), dim).isfinite()
+
+
+def test_rows_with_anything_that_is_not_finite_are_told():
+    x = torch.tensor([[1.0, -2], [torch.nan, 0], [0, torch.inf], [-torch.inf, 0], [-3e38, 3e38]])
+    assert finite_rows(x).tolist() == [True, False, False, False, True]
