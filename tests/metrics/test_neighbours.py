@@ -18,7 +18,7 @@ def found(way, queries, gallery, k, monkeypatch):
     if way == "mutual":
         assert gallery is None
         return mutual.search(queries, k, *neighbours._frame(queries, None),
-                             torch.ones(1, queries.shape[1]))[0]
+                             torch.ones(1, queries.shape[1]))[0].long()
     search = neighbours._with_faiss if way == "faiss" else neighbours._in_blocks
     result = torch.full((len(queries), k), -1)
     for rows, indices in search(queries, gallery, k):
