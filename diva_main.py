@@ -15,7 +15,6 @@ OPT = parameters.read_arguments() if __name__ == "__main__" else None
 import sys
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 import architectures
@@ -26,7 +25,7 @@ from criteria import features
 from datasets.loader import Loader, lost_workers_named
 from evaluation.embed import embed
 from evaluation.evaluator import Evaluator
-from utilities import checkpoint, run_folder, setup
+from utilities import checkpoint, environment, run_folder, setup
 from utilities.errors import RunError, UserError
 from utilities.interrupt import Interrupted, Interrupts
 from utilities.logger import Logger
@@ -61,7 +60,8 @@ class Training:
         self.precision = Precision(opt.precision, self.device)
         self.splits = datasets.select(opt.dataset, opt)
         self.training_set = self.splits["training"]
-        self.network = build_network(opt, self.device, opt.resume and run_folder.last(opt.resume))
+        saved = opt.resume and run_folder.last(opt.resume)
+        self.network = architectures.select(opt.arch, opt, pretrained=not saved).to(self.device)
         self.objective = features.assemble(
             opt, network=self.network, n_classes=self.training_set.n_classes,
             n_samples=len(self.training_set)).to(self.device)
@@ -87,13 +87,15 @@ class Training:
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
         self.lock = run_folder.lock(self.folder)
         last = run_folder.last(self.folder)
-        self.logger = Logger.from_opt(opt, self.folder, options)
+        self.last_state = checkpoint.Kept(self.folder / run_folder.LAST, opt.save_every)
+        versions = environment.describe()
+        self.logger = Logger.from_opt(opt, self.folder, options | {"environment": versions})
         print(f"Run folder: {self.folder}\nObjective: {features.formula(self.objective)}\n"
               f"{self.evaluator.criterion}", flush=True)
         try:
             if last:
                 checkpoint.restore(last, self.load_state_dict, flag="--resume")
-            run_folder.describe(self.folder, options)
+            run_folder.describe(self.folder, options, versions)
             if not last:
                 self.begin()
             self.logger.start()
@@ -101,6 +103,7 @@ class Training:
                 self.train_epoch(self.epoch)
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
+            self.last_state.flush()
             bad = self.monitor.cause_of(error)
             if bad is None:
                 raise
@@ -124,10 +127,11 @@ class Training:
         self.monitor.check(self.network, self.objective)
 
     def close(self) -> None:
-        """Ends what runs beside the training; what is due at the end is drawn."""
-        for part in (self.loader, self.between_steps.training_images, self.evaluator):
-            part.close()
+        """Ends what runs beside the training; what is due at the end is written and drawn."""
         try:
+            self.last_state.flush()
+            for part in (self.loader, self.between_steps.training_images, self.evaluator):
+                part.close()
             self.evaluator.finish(self.logger)
         finally:
             self.logger.close(exit_code=int(sys.exc_info()[0] is not None))
@@ -136,13 +140,13 @@ class Training:
     def train_epoch(self, epoch: int) -> None:
         """One pass over the sampler's batches: the formula at the top of this file."""
         objective, network, optimiser = self.objective, self.network, self.optimiser
-        monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         network.train()
         objective.train()
         for feature in objective:
             feature.before_epoch(self.between_steps, epoch)
         if epoch and self.opt.data_idx_full_prec:
             self.fill_storage()
+        monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         groups = [group["params"] for group in optimiser.param_groups]
         bar = tqdm(self.loader.epoch(epoch), f"Epoch {epoch}", len(self.loader), leave=False,
                    disable=None, unit="batch")
@@ -173,16 +177,16 @@ class Training:
         log, speed = self.logger.log, len(self.loader) * self.opt.bs / seconds
         print(f"Epoch {epoch}: loss {means['loss']:.4f}, {speed:.1f} images/s", flush=True)
         self.seconds += seconds
-        for name, value in (("epochs", epoch), ("time", seconds), ("images per second", speed),
-                            ("loss", means["loss"])):
+        for name, value in {"epochs": epoch, "time": seconds, "images per second": speed,
+                            "loss": means["loss"]}.items():
             log("Train", name, {name: value})
         for feature in self.objective:
             mean = means[f"Loss: {feature.name}"]
             log("Train", "Loss", {feature.name: mean})
             for group, segments in feature.scalars(mean).items():
                 log("Train", group, segments)
-        log("Model Grad", "L2", {"Grad L2": means["Grad L2"]})
-        log("Model Grad", "Max", {"Grad Max": means["Grad Max"]})
+        for name in ("L2", "Max"):
+            log("Model Grad", name, {f"Grad {name}": means[f"Grad {name}"]})
         log("Train", "Learning rate", {g["name"]: g["lr"] for g in self.optimiser.param_groups})
 
     def evaluate_and_save(self, epoch: int) -> None:
@@ -194,16 +198,16 @@ class Training:
         with self.interrupts.shield():
             self.logger.end_epoch(epoch)
             self.epoch = epoch + 1
-            for name in better:
-                checkpoint.save(self.folder / run_folder.checkpoint_name(*name), {
-                    "state_dict": self.network.state_dict(), "epoch": epoch,
-                    "options": parameters.public(self.opt)})
-            checkpoint.save(self.folder / run_folder.LAST, self.state_dict())
+            checkpoint.save_same(
+                [self.folder / run_folder.checkpoint_name(*name) for name in better],
+                {"state_dict": self.network.state_dict(), "epoch": epoch,
+                 "options": parameters.public(self.opt)})
+            self.last_state.save(self.state_dict(), self.epoch)
 
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on, as plain types and tensors."""
-        parts = {name: part.state_dict() for name, part in self.stateful().items()}
-        return {"epoch": self.epoch, "seconds": self.seconds, **parts}
+        return {"epoch": self.epoch, "seconds": self.seconds,
+                **{name: part.state_dict() for name, part in self.stateful().items()}}
 
     def load_state_dict(self, state: dict) -> None:
         self.epoch, self.seconds = state["epoch"], state["seconds"]
@@ -225,21 +229,14 @@ class Training:
             loader.close()
 
 
-def build_network(opt, device: torch.device, trained) -> torch.nn.Module:
-    """trained: its weights come from a checkpoint, so no others are looked for."""
-    network = architectures.select(opt.arch, opt, pretrained=not trained).to(device)
-    return network.to(memory_format=torch.channels_last) if opt.channels_last else network
-
-
 def evaluate_only(opt) -> int:
     """Prints the metrics of `--checkpoint`; writes nothing."""
     device = setup.device(opt)
     tensors = weights.read_tensors(opt.checkpoint)
     parameters.check_network(opt, weights.trained_with(opt.checkpoint))
-    splits = datasets.select(opt.dataset, opt)
-    network = build_network(opt, device, trained=True)
+    evaluator = Evaluator.from_opt(opt, datasets.select(opt.dataset, opt), device)
+    network = architectures.select(opt.arch, opt, pretrained=False).to(device)
     weights.fit(network, tensors, flag="--checkpoint", source=opt.checkpoint)
-    evaluator = Evaluator.from_opt(opt, splits, device)
     evaluator.evaluate(network, 0, None, Precision(opt.precision, device).autocast)
     evaluator.close()
     return 0

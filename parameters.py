@@ -26,6 +26,7 @@ import datasampler
 import metrics
 from evaluation import evaltypes
 from utilities import registry
+from utilities.environment import available_cores
 from utilities.errors import UserError
 
 PROGRAM = "diva_main.py"
@@ -136,7 +137,8 @@ DATASETS = (
     Flag("--resize", int, None, "short side that evaluation images are resized to before their "
          "centre is cropped, in pixels (default: 256; in the same proportion to another "
          "--crop_size than the default)", COUNT),
-    Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process",
+    Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process; "
+         "when not given: the processor's cores, at most 16, shared by the processes of a torchrun",
          NOT_NEGATIVE),
     Flag("--cache", str, "none", "keep decoded images in memory that the workers share (ram), or "
          "those of training on the GPU, which then also augments them (gpu)",
@@ -359,14 +361,18 @@ EVALUATION = (
     Flag("--storage_metrics", str, ["e_recall@1"], "metrics by which the best checkpoint of each "
          "evaltype is kept", None, "+"),
     Flag("--train_metrics", bool, False, "also evaluate on the training classes"),
-    Flag("--evaluate_on_gpu", bool, False, "search neighbours and cluster on the GPU, by faiss "
-         "where it is built for that (faiss-gpu), otherwise with torch"),
+    Flag("--evaluate_on_gpu", bool, False, "compute the metrics on the GPU; the default where the "
+         "network is on one"),
+    Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, which leaves the GPU's "
+         "memory to the network"),
     Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", COUNT),
 )
 
 LOGGING = (
     Flag("--save_path", str, os.getcwd() + "/Training_Results", "folder for results: "
          "<save_path>/<dataset>/<savename>"),
+    Flag("--save_every", int, 1, "epochs between writes of checkpoint_last; the last epoch is also "
+         "written at an interrupt, an error and the end", COUNT),
     Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
          "<group>_s<seed>"),
     Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
@@ -399,12 +405,12 @@ GROUPS = {
 FLAGS = {flag.dest: flag for flags in GROUPS.values() for flag in flags}
 
 # What a resumed run may be given anew.
-MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "wandb_key",
-              "wandb_mode")
+MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "save_every",
+              "wandb_key", "wandb_mode")
 # What --evaluate_only takes from the command line, not from the checkpoint's run; what may not
 # differ from that run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
-                  "deterministic", "evaluate_on_gpu")
+                  "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
 OF_THE_NETWORK = ("arch", "embed_dim", "diva_features")
 
 
@@ -416,8 +422,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """
     try:
         opt = parse(sys.argv[1:] if argv is None else argv)
-        ignored = [f"--{name}" for name in opt.given
-                   if FLAGS[name].help.startswith(NO_EFFECT)]
+        given = opt.given
         if opt.resume is not None:
             opt = resumed(opt)
         elif opt.evaluate_only and opt.checkpoint is not None:
@@ -426,9 +431,20 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
     except UserError as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         raise SystemExit(2) from None
-    if ignored:
-        print(f"{PROGRAM}: warning: {', '.join(ignored)}: {NO_EFFECT}", file=sys.stderr)
+    for warning in _warnings(opt, given):
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
     return opt
+
+
+def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
+    """What the user should know about options that are accepted and change nothing."""
+    warnings = []
+    if ignored := [f"--{name}" for name in given if FLAGS[name].help.startswith(NO_EFFECT)]:
+        warnings.append(f"{', '.join(ignored)}: {NO_EFFECT}")
+    if "batch_mining" in given and opt.loss in criteria.LOSSES and opt.loss not in criteria.TAKES:
+        warnings.append(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} mines "
+                        "no tuples; no effect")
+    return warnings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -458,6 +474,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> Namespace:
     """The command line as it stands, with `.given`, before any option is judged."""
     parser, unset = build_parser(), object()
+    argv = [_unabbreviated(word) for word in argv]
     try:
         opt, rest = parser.parse_known_args(argv)
         # The same once more without defaults: what is set now, the user gave.
@@ -470,6 +487,19 @@ def parse(argv: Sequence[str]) -> Namespace:
         raise UserError(_stray(rest[0], argv))
     opt.given = sorted(name for name in FLAGS if getattr(marked, name) is not unset)
     return opt
+
+
+def _unabbreviated(word: str) -> str:
+    """A word of the command line, with the flag's whole name where it begins with an unambiguous
+    prefix of one; UserError for a prefix of several flags."""
+    name, equals, value = word.partition("=")
+    names = [*(flag.name for flag in FLAGS.values()), "--help"]
+    if not name.startswith("--") or name == "--" or name in names:
+        return word
+    meant = [known for known in names if known.startswith(name)]
+    if len(meant) > 1:
+        raise UserError(f"{name}: ambiguous; accepted: {', '.join(sorted(meant))}")
+    return "".join((*meant, equals, value)) if meant else word
 
 
 def _form(flag: Flag | None) -> str:
@@ -673,6 +703,8 @@ def _settle_optimiser(opt: Namespace) -> None:
 def _check_device(opt: Namespace) -> None:
     if len(opt.gpu) != 1:
         raise UserError(f"--gpu: {_show(opt.gpu)} given; accepted: one index, a run uses one GPU")
+    if opt.evaluate_on_gpu and opt.evaluate_on_cpu:
+        raise UserError("--evaluate_on_gpu: given with --evaluate_on_cpu; accepted: one of them")
     if opt.device != "cpu":
         return
     if opt.precision == "fp16":
@@ -684,6 +716,9 @@ def _check_device(opt: Namespace) -> None:
 
 
 def _settle_data(opt: Namespace) -> None:
+    if "kernels" not in opt.given:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))     # of a torchrun on this machine
+        opt.kernels = max(1, min(available_cores(), 16) // processes)
     _check_file_name("--dataset", opt.dataset)
     for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
         path = getattr(opt, name)
@@ -719,10 +754,7 @@ def _settle_batch_mining(opt: Namespace) -> None:
     takes = criteria.TAKES.get(opt.loss)
     if "batch_mining" not in opt.given:
         opt.batch_mining = {"npairs": "npair", "sets": "lifted"}.get(takes, "distance")
-    elif takes is None and not opt.loss.startswith("pml:"):
-        raise UserError(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} uses "
-                        f"no tuples; accepted: with --loss {', '.join(criteria.TAKES)}")
-    elif opt.batch_mining in batchminer.TUPLES:
+    elif takes is not None and opt.batch_mining in batchminer.TUPLES:
         criteria.check_miner(opt.loss, opt.batch_mining, batchminer.TUPLES[opt.batch_mining])
 
 

@@ -14,7 +14,7 @@ CDPATH= cd "$(dirname "$0")/.."
 python() { command "${PYTHON:-python}" "$@"; }
 
 python diva_main.py --dataset cub200 --source_path "$datapath" \
-    --log_online --project DiVA_Experiments --group CUB_DiVA-IBN-512 --seed 0 \
+    --log_online --project DiVA_Experiments --group CUB_DC-IBN-512 --seed 0 \
     --arch bninception_normalize --embed_dim 256 --bs 104 --n_epochs 200 \
     --loss margin --batch_mining distance --samples_per_class 2 \
     --diva_features discriminative dc --evaltypes all \

@@ -53,4 +53,9 @@ def select(arch: str, opt, *, pretrained: bool = True):
     """
     from architectures.network import Network
 
-    return Network.from_opt(parse(arch), opt, pretrained=pretrained)
+    network = Network.from_opt(parse(arch), opt, pretrained=pretrained)
+    if opt.channels_last:
+        import torch
+
+        network = network.to(memory_format=torch.channels_last)
+    return network

@@ -78,7 +78,7 @@ class Evaluator:
                    normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
                    names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
                    cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                   device=device if opt.evaluate_on_gpu else "cpu")
+                   device="cpu" if opt.evaluate_on_cpu else device)
 
     @property
     def criterion(self) -> str:

@@ -1,5 +1,6 @@
 """Whole runs through the command line, on tiny images."""
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import torch
 
 import diva_main
 import parameters
+from criteria import features
 from tests import runs, trees
 from tests.test_layers import ROOT
 
@@ -55,7 +57,38 @@ def test_the_published_command_leaves_everything_that_users_look_for(tmp_path):
     assert [*runs.rows(folder, f"Test_{evaltypes[0]}_e_recall")[0]] == [
         "e_recall@1", "e_recall@2", "e_recall@4"]
     assert runs.rows(folder, "Train_Temp")[0]["temp"] == pytest.approx(0.01)
-    assert "200" in (folder / "Parameter_Info.txt").read_text()
+    described = (folder / "Parameter_Info.txt").read_text()
+    assert "200" in described and f"torch: {torch.__version__}" in described
+    assert "git commit: " in described
+
+
+def test_the_time_of_an_epoch_leaves_out_clustering_and_storage(tmp_path, monkeypatch):
+    """As the original's does. Every look at the clock takes a second, either of the two 1,000."""
+    clock = itertools.count()
+
+    def slowly(original):
+        def method(*arguments):
+            for _ in range(1000):
+                next(clock)
+            return original(*arguments)
+        return method
+
+    monkeypatch.setattr("utilities.monitor.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(features.DeepClustering, "before_epoch",
+                        slowly(features.DeepClustering.before_epoch))
+    monkeypatch.setattr(diva_main.Training, "fill_storage",
+                        slowly(diva_main.Training.fill_storage))
+    folder = runs.train(tmp_path, "--diva_features", "discriminative", "dc", "--n_epochs", 2,
+                        "--data_sampler", "d2_coreset", "--data_idx_full_prec")
+    assert next(clock) > 3000
+    assert all(0 < row["time"] < 1000 for row in runs.rows(folder, "Train_time"))
+
+
+def test_best_checkpoints_of_one_epoch_are_one_file_on_disk(tmp_path):
+    folder = runs.train(tmp_path, "--diva_features", "discriminative", "shared", "--evaltypes",
+                        "all", "--storage_metrics", "e_recall@1", "nmi")
+    best = [path for path in folder.glob("checkpoint_*") if "last" not in path.name]
+    assert len(best) == 6 and len({path.stat().st_ino for path in best}) == 1
 
 
 def test_the_loss_falls_on_a_set_that_can_be_learned(tmp_path):

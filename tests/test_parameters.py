@@ -61,7 +61,7 @@ ADDED = {
     "channels_last": False, "compile": False, "cache": "none", "resume": None,
     "evaluate_only": False, "checkpoint": None, "wandb_mode": "online", "wandb_entity": None,
     "plots": "end", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
-    "check_data": False, "deterministic": False,
+    "check_data": False, "deterministic": False, "evaluate_on_cpu": False, "save_every": 1,
 }
 
 
@@ -110,10 +110,40 @@ def test_the_last_of_a_flag_given_twice_wins():
     assert options("--n_epochs", 350, "--n_epochs", 2).n_epochs == 2
 
 
-def test_no_abbreviations(capsys):
-    with pytest.raises(SystemExit):
-        options("--n_epoch", 3)
-    assert "did you mean --n_epochs?" in capsys.readouterr().err
+@pytest.mark.parametrize("words, name, value", [
+    ("--source /data", "source_path", "/data"), ("--source=/data", "source_path", "/data"),
+    ("--n_epoch 3", "n_epochs", 3), ("--use", "use_sgd", True),
+    ("--loss triplet", "loss", "triplet"),
+    ("--diva_fe discriminative shared", "diva_features", ["discriminative", "shared"])])
+def test_an_unambiguous_prefix_of_a_flag_is_that_flag(words, name, value):
+    opt = options(*words.split())
+    assert getattr(opt, name) == value and name in opt.given
+
+
+def test_every_flag_can_be_given_by_its_whole_name_though_it_begins_others():
+    begins_others = [name for name in FLAGS if any(other != name and other.startswith(name)
+                                                   for other in FLAGS)]
+    assert {"loss", "train_val_split", "diva_fixed"} & set(begins_others) >= {"loss"}
+    assert options("--train_val_split", 0.5).train_val_split == 0.5
+
+
+@pytest.mark.parametrize("loss", sorted(criteria.LOSSES.keys() - criteria.TAKES.keys()))
+def test_a_miner_that_the_loss_does_not_use_is_a_warning(loss, capsys):
+    assert options("--loss", loss, "--batch_mining", "semihard").loss == loss
+    assert capsys.readouterr().err == (
+        f"diva_main.py: warning: --batch_mining: 'semihard' given, but --loss {loss} mines no "
+        "tuples; no effect\n")
+
+
+@pytest.mark.parametrize("cores, processes, kernels", [
+    (2, None, 2), (1, None, 1), (64, None, 16), (64, 8, 2), (4, 8, 1), (24, 3, 5)])
+def test_workers_are_the_cores_up_to_16_shared_by_the_processes(monkeypatch, cores, processes,
+                                                                kernels):
+    monkeypatch.setattr(parameters, "available_cores", lambda: cores)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert options().kernels == kernels
+    assert options("--kernels", 8).kernels == 8
 
 
 def test_resolve_is_pure():
@@ -417,7 +447,7 @@ def test_resume_refuses_other_differences(run, capsys, flag, line):
     assert end.value.code == 2
     assert capsys.readouterr().err == (
         f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
-        "--device, --gpu, --source_path, --plots, --wandb_key, --wandb_mode\n")
+        "--device, --gpu, --source_path, --plots, --save_every, --wandb_key, --wandb_mode\n")
 
 
 @pytest.mark.parametrize("content", [

@@ -129,6 +129,45 @@ def test_an_exception_within_an_epoch_loses_that_epoch_alone(data, monkeypatch):
     assert runs.differences(whole, folder) == []
 
 
+@pytest.mark.parametrize("cause", ["a signal", "an error", "the end"])
+def test_epochs_between_writes_of_the_last_checkpoint_are_written_when_the_run_ends(
+        data, monkeypatch, cause):
+    whole = runs.train(data, "--n_epochs", EPOCHS)
+    steps = len(runs.assembled(data).loader)
+
+    def fail():
+        raise ZeroDivisionError
+
+    argv = ("--n_epochs", 2 if cause == "the end" else EPOCHS, "--save_every", 5)
+    with monkeypatch.context() as patch:
+        if cause == "a signal":
+            stop_at(patch, 2 * steps + 1)
+            assert main(*runs.arguments(data, *argv)) == 128 + signal.SIGTERM
+        elif cause == "an error":
+            stop_at(patch, 2 * steps + 1, fail)
+            with pytest.raises(ZeroDivisionError):
+                main(*runs.arguments(data, *argv))
+        else:
+            assert main(*runs.arguments(data, *argv)) == 0
+    folder, = runs.folders(data) - {whole}
+    assert runs.last(folder)["epoch"] == 2
+    runs.resume(folder, "--n_epochs", EPOCHS, "--save_every", 1)
+    assert runs.differences(whole, folder) == []
+
+
+def test_the_last_checkpoint_is_written_every_so_many_epochs(data, monkeypatch):
+    seen, original = [], diva_main.Training.evaluate_and_save
+
+    def watched(self, epoch):
+        original(self, epoch)
+        path = self.folder / "checkpoint_last.pth.tar"
+        seen.append(runs.last(self.folder)["epoch"] if path.exists() else 0)
+
+    monkeypatch.setattr(diva_main.Training, "evaluate_and_save", watched)
+    runs.train(data, "--n_epochs", 5, "--save_every", 2)
+    assert seen == [0, 2, 2, 4, 4]
+
+
 def test_more_epochs_for_a_finished_run(data):
     folder = runs.train(data, "--n_epochs", 1)
     runs.resume(folder, "--n_epochs", 3)

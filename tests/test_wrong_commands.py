@@ -27,8 +27,19 @@ NAMES = {
 WRONG = [
     ("--dataest cub200",
      "--dataest: unknown flag (did you mean --dataset?); accepted: the flags that --help lists"),
-    ("--n_epoch 3",
-     "--n_epoch: unknown flag (did you mean --n_epochs?); accepted: the flags that --help lists"),
+    ("--n_epoc=3 --n_epcohs 3",
+     "--n_epcohs: unknown flag (did you mean --n_epochs?); accepted: the flags that --help lists"),
+    ("--data x",
+     "--data: ambiguous; accepted: --data_batchmatch_bigbs, --data_batchmatch_ncomps, "
+     "--data_d2_coreset_lambda, --data_gc_coreset_lim, --data_gc_softened, --data_idx_full_prec, "
+     "--data_mb_lr, --data_mb_mom, --data_sampler, --data_sampler_lowproj_dim, "
+     "--data_sim_measure, --data_storage_no_update, --dataset"),
+    ("--evaluate_on=1",
+     "--evaluate_on: ambiguous; accepted: --evaluate_on_cpu, --evaluate_on_gpu, --evaluate_only"),
+    ("--evaluate_on_gpu --evaluate_on_cpu",
+     "--evaluate_on_gpu: given with --evaluate_on_cpu; accepted: one of them"),
+    ("--save_every 0",
+     "--save_every: 0 given; accepted: a whole number from 1 upwards"),
     ("--lr=",
      "--lr: invalid float value: ''; accepted: a number above 0"),
     ("--lrr=3",
@@ -212,12 +223,6 @@ WRONG = [
      "--batch_mining: 'distance' gives triplets, but --loss npair takes npairs; accepted: npair"),
     ("--loss lifted --batch_mining npair",
      "--batch_mining: 'npair' gives npairs, but --loss lifted takes sets; accepted: lifted"),
-    ("--loss softmax --batch_mining distance",
-     "--batch_mining: 'distance' given, but --loss softmax uses no tuples; accepted: with --loss "
-     "{mining_losses}"),
-    ("--loss softmax --batch_mining pml:HDCMiner",
-     "--batch_mining: 'pml:HDCMiner' given, but --loss softmax uses no tuples; accepted: with "
-     "--loss {mining_losses}"),
     ("--batch_mining pml:1",
      "--batch_mining: 'pml:1' names no class; accepted: pml:<ClassName>, or {miners}"),
     ("--pml_loss_args {}",

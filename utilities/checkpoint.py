@@ -9,9 +9,10 @@ code.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +40,47 @@ def save(path: str | Path, state: Any) -> None:
             raise
 
     replace(Path(path), write)
+
+
+def save_same(paths: Sequence[Path], state: Any) -> None:
+    """Writes `state` once and gives that file all the names `paths` (hard links), which take no
+    further space; where the file system has no links, a file for each. RunError as in `save`."""
+    if not paths:
+        return
+    save(paths[0], state)
+    for path in paths[1:]:
+        temporary = path.with_name(TEMPORARY)
+        try:
+            temporary.unlink(missing_ok=True)
+            os.link(paths[0], temporary)
+            os.replace(temporary, path)
+        except OSError:
+            save(path, state)
+
+
+class Kept:
+    """The state of the last whole epoch for the file `path`: written every `every` epochs and, by
+    `flush`, whenever the run ends; held in memory in between. Only SIGKILL loses what is held."""
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every = path, every
+        self.held: bytes | None = None
+
+    def save(self, state: Any, epochs: int) -> None:
+        """Takes the state after the first `epochs` epochs. RunError as in `save`."""
+        if epochs % self.every == 0:
+            self.held = None
+            save(self.path, state)
+        else:
+            memory = io.BytesIO()
+            torch.save(state, memory)
+            self.held = memory.getvalue()
+
+    def flush(self) -> None:
+        """Writes what is held. RunError as in `save`."""
+        if self.held is not None:
+            held, self.held = self.held, None
+            replace(self.path, lambda file: file.write(held))
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
@@ -93,27 +135,26 @@ class RandomState:
 
 
 def random_state() -> dict[str, Any]:
-    """Where the generators of Python, NumPy, torch and, once CUDA is in use, of its devices stand;
-    tensors and plain types."""
+    """Where the generators of Python, NumPy, torch and, once CUDA is in use, of the run's own GPU
+    stand; tensors and plain types."""
     version, words, next_gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
     return {"python": [version, list(words), next_gauss],
             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
             "torch": torch.get_rng_state(), "cuda": cuda}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts every generator where `random_state` found it; CUDA devices that are not here, or not in
-    use, are left out."""
+    """Puts every generator where `random_state` found it; that of a GPU only where one is used
+    again, the current device then."""
     version, words, next_gauss = state["python"]
     random.setstate((version, tuple(words), next_gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_initialized():
-        for device, cuda in enumerate(state["cuda"][:torch.cuda.device_count()]):
-            torch.cuda.set_rng_state(cuda.cpu(), device)
+    if torch.cuda.is_initialized() and state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) -> None:

@@ -76,10 +76,11 @@ def last(folder: str | Path) -> Path | None:
     return path if path.exists() else None
 
 
-def describe(folder: str | Path, options: dict[str, Any]) -> None:
-    """Writes `options` (plain types, no secret) as `Parameter_Info.txt`, to be read, and as
-    `options.json`, to be resumed from."""
+def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
+    """Writes `options` (plain types, no secret) as `options.json`, to be resumed from, and with
+    the `environment` of the run as `Parameter_Info.txt`, to be read."""
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
+    lines += ["", *(f"{name}: {value}" for name, value in environment.items())]
     write_text(Path(folder) / "Parameter_Info.txt", "\n".join(lines) + "\n")
     write_text(Path(folder) / OPTIONS, json.dumps(options, indent=1, sort_keys=True) + "\n")
 

@@ -22,11 +22,12 @@ def device(opt) -> torch.device:
         raise UserError("--device: 'cuda' given, but there is no CUDA device here; accepted: auto, "
                         "cpu")
     if not wants_cuda:
-        for name, value in (("cache", "gpu"), ("precision", "fp16"), ("evaluate_on_gpu", True)):
-            if getattr(opt, name) == value:
-                raise UserError(f"--{name}: {'' if value is True else f'{value!r} '}given, but "
-                                "there is no CUDA device here; accepted: "
-                                + ("without it" if value is True else "another value"))
+        for asked, given, accepted in (
+                (opt.cache == "gpu", "--cache: 'gpu' given", "another value"),
+                (opt.precision == "fp16", "--precision: 'fp16' given", "another value"),
+                (opt.evaluate_on_gpu, "--evaluate_on_gpu: given", "without it")):
+            if asked:
+                raise UserError(f"{given}, but there is no CUDA device here; accepted: {accepted}")
         return torch.device("cpu")
     if opt.gpu[0] >= torch.cuda.device_count():
         raise UserError(f"--gpu: {opt.gpu[0]} given, but this machine has "
@@ -46,7 +47,8 @@ def lack_of_memory_named() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise RunError(f"{'. '.join(str(error).split('. ')[:2])}; a smaller --bs and --precision "
-                       "bf16 need less, --cache gpu and --evaluate_on_gpu more") from error
+                       "bf16 need less, and so do runs without --cache gpu or with "
+                       "--evaluate_on_cpu") from error
 
 
 def seed(opt) -> None:

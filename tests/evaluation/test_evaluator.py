@@ -291,7 +291,7 @@ def test_which_splits_are_evaluated(monkeypatch, keys, train_metrics, names):
     opt = Namespace(train_metrics=train_metrics, diva_features=["discriminative"], n_epochs=1,
                     arch="resnet50_frozen_normalize", evaltypes=["discriminative"], plots="none",
                     evaluation_metrics=["nmi"], storage_metrics=["nmi"], cluster_every=1,
-                    evaluate_on_gpu=False)
+                    evaluate_on_cpu=False)
     evaluator = Evaluator.from_opt(opt, {key: key for key in keys}, "cpu")
     assert [split.name for split in evaluator.splits] == names and evaluator.normalize
     if "testing_query" in keys:
@@ -305,7 +305,7 @@ def test_the_options_say_whether_to_normalise_and_where_to_measure(monkeypatch, 
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
     opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1, arch=arch,
                     evaltypes=["discriminative"], plots="none", evaluation_metrics=["nmi"],
-                    storage_metrics=["nmi"], cluster_every=1, evaluate_on_gpu=on_gpu)
+                    storage_metrics=["nmi"], cluster_every=1, evaluate_on_cpu=not on_gpu)
     evaluator = Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
     assert (evaluator.normalize, evaluator.device) == (normalize, device)
 

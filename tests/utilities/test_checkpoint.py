@@ -102,6 +102,45 @@ def test_a_disk_that_fills_up_inside_torch_save(tmp_path):
     assert os.listdir(tmp_path) == ["c"]
 
 
+def test_equal_checkpoints_are_one_file_on_disk(tmp_path):
+    paths = [tmp_path / name for name in "abc"]
+    checkpoint.save(paths[1], {"epoch": 1})
+    checkpoint.save_same(paths, STATE)
+    assert len({path.stat().st_ino for path in paths}) == 1
+    checkpoint.save(paths[0], {"epoch": 2})     # a better epoch leaves the others as they were
+    assert checkpoint.load(paths[0]) == {"epoch": 2}
+    for path in paths[1:]:
+        assert_same(checkpoint.load(path), STATE)
+    checkpoint.save_same([], STATE)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
+
+
+def test_where_there_are_no_links_equal_checkpoints_are_a_file_each(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoint.save_same([tmp_path / "a", tmp_path / "b"], STATE)
+    for name in "ab":
+        assert_same(checkpoint.load(tmp_path / name), STATE)
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_what_is_held_between_writes_is_the_state_of_that_moment(tmp_path):
+    kept, tensor = checkpoint.Kept(tmp_path / "last", 3), torch.zeros(2)
+    for epochs in (1, 2):
+        tensor.fill_(epochs)
+        kept.save({"tensor": tensor, "epochs": epochs}, epochs)
+        assert not (tmp_path / "last").exists()
+    tensor.fill_(7)
+    kept.flush()
+    held = checkpoint.load(tmp_path / "last")
+    assert held["epochs"] == 2 and held["tensor"].tolist() == [2, 2]
+    kept.save({"tensor": tensor, "epochs": 3}, 3)
+    kept.flush()
+    assert checkpoint.load(tmp_path / "last")["epochs"] == 3
+
+
 def test_a_folder_that_is_gone_is_one_clear_line(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*No such file"):
         checkpoint.save(tmp_path / "gone" / "c", STATE)
@@ -159,8 +198,9 @@ def test_random_states_survive_a_checkpoint(tmp_path):
 
 
 @pytest.mark.gpu
-def test_random_state_of_the_gpu_survives(tmp_path):
+def test_random_state_of_the_runs_own_gpu_survives(tmp_path):
     torch.rand(3, device="cuda")
+    assert len(checkpoint.random_state()["cuda"]) == 1
     checkpoint.save(tmp_path / "c", checkpoint.random_state())
     expected = torch.rand(3, device="cuda")
     checkpoint.set_random_state(checkpoint.load(tmp_path / "c", map_location="cuda"))

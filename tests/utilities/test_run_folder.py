@@ -63,9 +63,10 @@ def test_names_stay_different_and_fit_any_file_system(texts):
 
 def test_options_can_be_read_by_people_and_by_resume(tmp_path):
     options = {"loss": "margin", "tau": [55], "lr": 1e-5, "group": "größer", "wandb_entity": None}
-    run_folder.describe(tmp_path, options)
+    run_folder.describe(tmp_path, options, {"torch": "2.9.1", "git commit": "unknown"})
     assert json.loads((tmp_path / "options.json").read_text()) == options
-    assert "tau: [55]" in (tmp_path / "Parameter_Info.txt").read_text(encoding="utf-8").split("\n")
+    lines = (tmp_path / "Parameter_Info.txt").read_text(encoding="utf-8").split("\n")
+    assert {"tau: [55]", "torch: 2.9.1", "git commit: unknown"} < set(lines)
 
 
 def test_the_summary_holds_minutes_and_table(tmp_path):
