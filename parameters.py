@@ -7,17 +7,14 @@ imports torch, so that `--help` and mistakes are answered at once.
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
+import copy
 import math
 import os
-import re
 import sys
 from argparse import Namespace
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import architectures
 import batchminer
@@ -25,61 +22,29 @@ import criteria
 import datasampler
 import metrics
 from evaluation import evaltypes
-from utilities import registry
+from utilities import options
 from utilities.environment import available_cores
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
+from utilities.options import (
+    ANY,
+    COUNT,
+    GUEST,
+    NO_EFFECT,
+    NOT_NEGATIVE,
+    OPTIONS_FILE,
+    POSITIVE,
+    SHARE,
+    Flag,
+    Range,
+    plain,
+    show,
+)
 
 PROGRAM = "diva_main.py"
-OPTIONS = "options.json"  # in a run's folder
+DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
 FEATURES = ("discriminative", "selfsimilarity", "shared", "intra", "dc", "imrot", "invariantspread")
 NO_KEY = "<your_api_key_here>"
-NO_EFFECT = "accepted for compatibility, no effect"
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
-
-
-class Range(NamedTuple):
-    """Numbers that an option may be: `low` (excluded where `above`) up to `high`, or `off`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    off: float | None = None
-
-    def __contains__(self, value) -> bool:
-        inside = self.low < value if self.above else self.low <= value
-        return value == self.off or (math.isfinite(value) and inside and value <= self.high)
-
-    def __str__(self) -> str:
-        """Goes behind "a number"."""
-        words = ""
-        if math.isfinite(self.low):
-            words = f" above {self.low}" if self.above else f" from {self.low}"
-            words += f" up to {self.high:.10g}" if math.isfinite(self.high) else (
-                "" if self.above else " upwards")
-        return words + (f", or {self.off} (off)" if self.off is not None else "")
-
-
-ANY = Range()
-POSITIVE = Range(0, above=True)
-NOT_NEGATIVE = Range(0)
-COUNT = Range(1)
-SHARE = Range(0, 1)
-
-
-class Flag(NamedTuple):
-    """A command-line flag. `kind` bool is a switch; `accepts` is a Range or the accepted names."""
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    accepts: Range | Collection[str] | None = None
-    nargs: str | int | None = None
-
-    @property
-    def dest(self) -> str:
-        return self.name.removeprefix("--")
-
 
 TRAINING = (
     Flag("--n_epochs", int, 150, "epochs to train", COUNT),
@@ -188,7 +153,7 @@ DATASAMPLER = (
 BATCHMINER = (
     Flag("--batch_mining", str, "distance", "how tuples for --loss are chosen in a batch, or "
          "pml:<miner of pytorch-metric-learning>; when not given, npair and angular use npair, "
-         "lifted uses lifted", batchminer.MINERS),
+         "lifted uses lifted", batchminer.MINERS, guests=True),
     Flag("--miner_distance_lower_cutoff", float, 0.5, "distance below which negatives are no "
          "likelier (distance, random_distance, shared_*_distance)", NOT_NEGATIVE),
     Flag("--miner_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
@@ -213,7 +178,7 @@ BATCHMINER = (
          Range(2)),
     Flag("--miner_parametric_support_lim", float, [0.1, 1.8], "first and last edge of parametric's "
          "histogram", NOT_NEGATIVE, 2),
-    Flag("--pml_miner_args", str, None, "arguments of a pml: miner, as a JSON object"),
+    Flag("--pml_miner_args", dict, {}, "arguments of a pml: miner, as a JSON object"),
 )
 
 DIVA = (
@@ -258,8 +223,8 @@ DIVA = (
 
 PAIR_LOSSES = (
     Flag("--loss", str, "margin", "criterion of the discriminative, shared and intra features, or "
-         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES),
-    Flag("--pml_loss_args", str, None, "arguments of a pml: loss, as a JSON object; \"lr\" is "
+         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
+    Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
     Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary",
          NOT_NEGATIVE),
@@ -402,7 +367,7 @@ GROUPS = {
     "evaluation (evaluation/, metrics/)": EVALUATION,
     "output (utilities/)": LOGGING,
 }
-FLAGS = {flag.dest: flag for flags in GROUPS.values() for flag in flags}
+FLAGS = options.by_name(GROUPS)
 
 # What a resumed run may be given anew.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "save_every",
@@ -447,93 +412,9 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
     return warnings
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The flags above as an argparse parser."""
-    parser = argparse.ArgumentParser(
-        PROGRAM, usage=f"{PROGRAM} [--flag value ...]",
-        description="Train DiVA and evaluate it on classes never seen in training.",
-        allow_abbrev=False, exit_on_error=False)
-    # argparse's own pattern takes -1e-3 for a flag.
-    parser._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.I)
-    for title, flags in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for flag in flags:
-            text = flag.help.replace("%", "%%")
-            if flag.kind is bool:
-                group.add_argument(flag.name, action="store_true", help=text)
-                continue
-            if flag.accepts and not isinstance(flag.accepts, Range):
-                text += f" [{', '.join(flag.accepts)}]"
-            if flag.default not in (None, []):
-                text += f" (default: {_plain(flag.default)})"
-            group.add_argument(flag.name, type=flag.kind, default=flag.default, nargs=flag.nargs,
-                               metavar=flag.kind.__name__.upper(), help=text)
-    return parser
-
-
 def parse(argv: Sequence[str]) -> Namespace:
     """The command line as it stands, with `.given`, before any option is judged."""
-    parser, unset = build_parser(), object()
-    argv = [_unabbreviated(word) for word in argv]
-    try:
-        opt, rest = parser.parse_known_args(argv)
-        # The same once more without defaults: what is set now, the user gave.
-        marked, _ = parser.parse_known_args(argv, Namespace(**dict.fromkeys(FLAGS, unset)))
-    except argparse.ArgumentError as error:
-        flag = FLAGS.get(str(error.argument_name).removeprefix("--"))
-        raise UserError(f"{error.argument_name}: {error.message}; accepted: {_form(flag)}"
-                        ) from None
-    if rest:
-        raise UserError(_stray(rest[0], argv))
-    opt.given = sorted(name for name in FLAGS if getattr(marked, name) is not unset)
-    return opt
-
-
-def _unabbreviated(word: str) -> str:
-    """A word of the command line, with the flag's whole name where it begins with an unambiguous
-    prefix of one; UserError for a prefix of several flags."""
-    name, equals, value = word.partition("=")
-    names = [*(flag.name for flag in FLAGS.values()), "--help"]
-    if not name.startswith("--") or name == "--" or name in names:
-        return word
-    meant = [known for known in names if known.startswith(name)]
-    if len(meant) > 1:
-        raise UserError(f"{name}: ambiguous; accepted: {', '.join(sorted(meant))}")
-    return "".join((*meant, equals, value)) if meant else word
-
-
-def _form(flag: Flag | None) -> str:
-    """What a flag takes, in words."""
-    if flag is None or flag.kind is bool:
-        return "the flag alone, without a value"
-    number = {"+": "one or more of: ", None: ""}.get(flag.nargs, f"{flag.nargs} of: ")
-    if isinstance(flag.accepts, Range):
-        kind = "a whole number" if flag.kind is int else "a number"
-        return f"{number}{kind}{flag.accepts}"
-    return number + (", ".join(flag.accepts) if flag.accepts else "a text")
-
-
-def _stray(word: str, argv: Sequence[str]) -> str:
-    """The message about `word` of the command line, the first that belongs to no flag."""
-    if word.startswith("--") or (word.startswith("-") and not word[1:2].isdigit()):
-        word = word.split("=")[0]
-        close = difflib.get_close_matches(word, [flag.name for flag in FLAGS.values()], n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return f"{word}: unknown flag{hint}; accepted: the flags that --help lists"
-    flag, room = None, 0
-    for entry in argv:
-        name, has_value, _ = entry.partition("=")
-        if name.removeprefix("--") in FLAGS and name.startswith("--"):
-            flag = FLAGS[name.removeprefix("--")]
-            room = {None: 1, "+": len(argv)}.get(flag.nargs, flag.nargs)
-            room = 0 if has_value or flag.kind is bool else room
-        elif entry == word and not room:
-            break
-        else:
-            room = max(room - 1, 0)
-    if flag is None:
-        return f"{word!r}: no flag before it; accepted: --flag value, see --help"
-    return f"{flag.name}: {word!r} is too much; accepted: {_form(flag)}"
+    return options.parse(argv, PROGRAM, DESCRIPTION, GROUPS)
 
 
 def resolve(opt: Namespace) -> Namespace:
@@ -541,11 +422,12 @@ def resolve(opt: Namespace) -> Namespace:
 
     Resolving what is resolved changes nothing.
     """
-    opt = Namespace(**{name: list(value) if isinstance(value, list) else value
-                       for name, value in vars(opt).items()})
-    for settle in (_check_values, _check_modes, _settle_optimiser, _check_device,
+    opt = Namespace(**{name: copy.copy(value) for name, value in vars(opt).items()})
+    for name, flag in FLAGS.items():
+        flag.check(getattr(opt, name))
+    for settle in (_check_modes, _settle_optimiser, _check_device,
                    _settle_data, _settle_image_size, _settle_batch_mining, _check_features,
-                   _settle_decorrelations, _check_sampler, _check_cutoffs, _settle_guests,
+                   _settle_decorrelations, _check_sampler, _check_cutoffs, _check_guests,
                    _settle_evaluation, _settle_output):
         settle(opt)
     return opt
@@ -562,14 +444,14 @@ def resumed(opt: Namespace) -> Namespace:
     UserError for a given flag that differs from the run's and may not, and for a folder without
     readable options.
     """
-    stored = _stored_options(opt.resume)
+    stored = options.read_stored(Path(opt.resume) / OPTIONS_FILE, FLAGS, flag="--resume")
     run = Namespace(**stored)
     for name in opt.given:
         value = getattr(opt, name)
         if name in MAY_CHANGE or name == "resume" or _means_the_same(run, name, value):
             continue
-        raise UserError(f"--{name}: {_show(value)} given, but the run in {opt.resume!r} has "
-                        f"{_show(stored[name])}; on resume may change: "
+        raise UserError(f"--{name}: {show(value)} given, but the run in {opt.resume!r} has "
+                        f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
     given = sorted({*run.given, *changed, "resume"})
@@ -583,9 +465,9 @@ def evaluated(opt: Namespace) -> Namespace:
     UserError for a given option that makes another network.
     """
     folder = Path(opt.checkpoint).expanduser().parent
-    if not (folder / OPTIONS).exists():
+    if not (folder / OPTIONS_FILE).exists():
         return opt
-    stored = _stored_options(folder, "--checkpoint")
+    stored = options.read_stored(folder / OPTIONS_FILE, FLAGS, flag="--checkpoint")
     taken = {name: value for name, value in stored.items()
              if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})
@@ -598,9 +480,9 @@ def check_network(opt: Namespace, trained: dict[str, Any]) -> None:
     """UserError where `opt` makes another network than the options `trained` of a checkpoint."""
     for name in OF_THE_NETWORK:
         if getattr(opt, name) != trained.get(name, getattr(opt, name)):
-            raise UserError(f"--{name}: {_show(getattr(opt, name))} given, but --checkpoint "
-                            f"{opt.checkpoint!r} was trained with {_show(trained[name])}; "
-                            f"accepted: --{name} {_plain(trained[name])}")
+            refuse(f"--{name}", f"{show(getattr(opt, name))} given, but --checkpoint "
+                   f"{opt.checkpoint!r} was trained with {show(trained[name])}",
+                   f"--{name} {plain(trained[name])}")
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
@@ -612,107 +494,39 @@ def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
         return False
 
 
-def _stored_options(folder: str | Path, flag: str = "--resume") -> dict[str, Any]:
-    """What a run wrote of its options, checked for names and types; defaults where it has none."""
-    path = Path(folder) / OPTIONS
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{flag}: cannot read {str(path)!r} ({type(error).__name__}); accepted: "
-                        "the folder of an earlier run") from None
-    flags = FLAGS | {"given": Flag("--given", str, [], "names of options", nargs="+")}
-    whole = (isinstance(stored, dict) and stored.keys() <= flags.keys()
-             and all(_fits(flags[name], value) for name, value in stored.items())
-             and FLAGS.keys() >= set(stored.get("given", [])))
-    if not whole:
-        raise UserError(f"{flag}: {str(path)!r} does not hold a run's options; accepted: the "
-                        "folder of an earlier run")
-    return {name: flag.default for name, flag in flags.items()} | stored
-
-
-def _fits(flag: Flag, value: Any) -> bool:
-    """Whether a stored value is of the flag's type."""
-    if flag.dest in ("pml_loss_args", "pml_miner_args"):
-        return isinstance(value, dict)
-    if flag.nargs is not None:
-        return isinstance(value, list) and all(_fits(flag._replace(nargs=None), v) for v in value)
-    if value is None:
-        return flag.default is None
-    kinds = {float: (int, float), int: int, str: str, bool: bool}[flag.kind]
-    return isinstance(value, kinds) and (flag.kind is bool or not isinstance(value, bool))
-
-
-def _plain(value: Any) -> str:
-    """A value as it stands on a command line."""
-    if isinstance(value, list):
-        return " ".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _show(value: Any) -> str:
-    """A value as a message has it."""
-    return repr(value) if isinstance(value, str) else _plain(value) or "none"
-
-
-def _check_values(opt: Namespace) -> None:
-    """Every option by itself: names against their tables, numbers against their ranges."""
-    for name, flag in FLAGS.items():
-        value = getattr(opt, name)
-        for entry in value if flag.nargs is not None else [value]:
-            if entry is None or flag.accepts is None:
-                continue
-            if not isinstance(flag.accepts, Range):
-                if not _is_guest(flag, entry):
-                    registry.check(entry, flag.accepts, flag=flag.name)
-            elif entry not in flag.accepts:
-                raise UserError(f"{flag.name}: {_show(entry)} given; accepted: {_form(flag)}")
-
-
-def _is_guest(flag: Flag, name: str) -> bool:
-    """Whether a loss or miner of pytorch-metric-learning is named; UserError where it cannot be."""
-    if flag.dest not in ("loss", "batch_mining") or not name.startswith("pml:"):
-        return False
-    if not name.removeprefix("pml:").isidentifier():
-        raise UserError(f"{flag.name}: {name!r} names no class; accepted: pml:<ClassName>, or "
-                        + ", ".join(flag.accepts))
-    return True
-
-
 def _check_modes(opt: Namespace) -> None:
     if opt.evaluate_only and opt.checkpoint is None:
-        raise UserError("--evaluate_only: given without --checkpoint; accepted: --evaluate_only "
-                        "--checkpoint <file>")
+        refuse("--evaluate_only", "given without --checkpoint",
+               "--evaluate_only --checkpoint <file>")
     if opt.checkpoint is not None and not opt.evaluate_only:
-        raise UserError(f"--checkpoint: {opt.checkpoint!r} given without --evaluate_only; "
-                        "accepted: --evaluate_only --checkpoint <file>, or --resume <run folder> "
-                        "to train on")
+        refuse("--checkpoint", f"{opt.checkpoint!r} given without --evaluate_only",
+               "--evaluate_only --checkpoint <file>, or --resume <run folder> to train on")
     if opt.evaluate_only and opt.check_data:
-        raise UserError("--check_data: given with --evaluate_only; accepted: one of them")
+        refuse("--check_data", "given with --evaluate_only", "one of them")
     if opt.not_pretrained and opt.weights_path is not None:
-        raise UserError(f"--weights_path: {opt.weights_path!r} given with --not_pretrained; "
-                        "accepted: one of them")
+        refuse("--weights_path", f"{opt.weights_path!r} given with --not_pretrained", "one of them")
 
 
 def _settle_optimiser(opt: Namespace) -> None:
     if opt.use_sgd and opt.optim == "adam" and "optim" in opt.given:
-        raise UserError("--use_sgd: given with --optim adam; accepted: --use_sgd or --optim sgd")
+        refuse("--use_sgd", "given with --optim adam", "--use_sgd or --optim sgd")
     if opt.use_sgd:
         opt.optim = "sgd"
 
 
 def _check_device(opt: Namespace) -> None:
     if len(opt.gpu) != 1:
-        raise UserError(f"--gpu: {_show(opt.gpu)} given; accepted: one index, a run uses one GPU")
+        refuse("--gpu", f"{show(opt.gpu)} given", "one index, a run uses one GPU")
     if opt.evaluate_on_gpu and opt.evaluate_on_cpu:
-        raise UserError("--evaluate_on_gpu: given with --evaluate_on_cpu; accepted: one of them")
+        refuse("--evaluate_on_gpu", "given with --evaluate_on_cpu", "one of them")
     if opt.device != "cpu":
         return
     if opt.precision == "fp16":
-        raise UserError("--precision: 'fp16' given with --device cpu; accepted: fp32, bf16")
+        refuse("--precision", "'fp16' given with --device cpu", "fp32, bf16")
     if opt.cache == "gpu":
-        raise UserError("--cache: 'gpu' given with --device cpu; accepted: none, ram")
+        refuse("--cache", "'gpu' given with --device cpu", "none, ram")
     if opt.evaluate_on_gpu:
-        raise UserError("--evaluate_on_gpu: given with --device cpu; accepted: --device auto, cuda")
+        refuse("--evaluate_on_gpu", "given with --device cpu", "--device auto, cuda")
 
 
 def _settle_data(opt: Namespace) -> None:
@@ -723,17 +537,18 @@ def _settle_data(opt: Namespace) -> None:
     for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
         path = getattr(opt, name)
         if path == "":
-            raise UserError(f"--{name}: '' given; accepted: a path")
+            refuse(f"--{name}", "'' given", "a path")
         if path is not None:
             setattr(opt, name, os.path.abspath(os.path.expanduser(path)))
     if opt.train_val_split_by_class and opt.train_val_split == 1:
-        raise UserError("--train_val_split_by_class: given with --train_val_split 1, which splits "
-                        "nothing; accepted: with a share below 1")
+        refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
+               "nothing",
+               "with a share below 1")
 
 
 def _check_file_name(flag: str, name: str) -> None:
     if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
-        raise UserError(f"{flag}: {name!r} given; accepted: a name without / and \\")
+        refuse(flag, f"{name!r} given", "a name without / and \\")
 
 
 def _settle_image_size(opt: Namespace) -> None:
@@ -745,8 +560,7 @@ def _settle_image_size(opt: Namespace) -> None:
     if opt.resize is None:
         opt.resize = round(opt.crop_size * 256 / usual)
     if opt.crop_size > opt.resize:
-        raise UserError(f"--crop_size: {opt.crop_size} exceeds --resize {opt.resize}; accepted: at "
-                        "most --resize")
+        refuse("--crop_size", f"{opt.crop_size} exceeds --resize {opt.resize}", "at most --resize")
 
 
 def _settle_batch_mining(opt: Namespace) -> None:
@@ -762,22 +576,24 @@ def _check_features(opt: Namespace) -> None:
     features = opt.diva_features
     for name in features:
         if features.count(name) > 1:
-            raise UserError(f"--diva_features: {name!r} given twice; accepted: each feature once")
+            refuse("--diva_features", f"{name!r} given twice", "each feature once")
     tuples = [name for name in ("shared", "intra") if name in features]
-    if tuples and not opt.loss.startswith("pml:") and criteria.TAKES.get(opt.loss) != "triplets":
+    if tuples and not opt.loss.startswith(GUEST) and criteria.TAKES.get(opt.loss) != "triplets":
         fitting = ", ".join(n for n, kind in criteria.TAKES.items() if kind == "triplets")
-        raise UserError(f"--diva_features: {tuples[0]!r} needs a loss that takes triplets, not "
-                        f"--loss {opt.loss}; accepted: {fitting}")
+        refuse("--diva_features", f"{tuples[0]!r} needs a loss that takes triplets, not --loss "
+               f"{opt.loss}",
+               fitting)
     normalised = architectures.parse(opt.arch).normalize
     if "selfsimilarity" in features and opt.diva_ssl == "fast_moco" and not normalised:
-        raise UserError(f"--arch: {opt.arch!r} given, but --diva_ssl fast_moco needs embeddings of "
-                        f"unit length; accepted: {opt.arch}_normalize, or --diva_ssl moco")
+        refuse("--arch", f"{opt.arch!r} given, but --diva_ssl fast_moco needs embeddings of "
+               "unit length",
+               f"{opt.arch}_normalize, or --diva_ssl moco")
     if opt.loss == "histogram" and not normalised:
-        raise UserError(f"--arch: {opt.arch!r} given, but --loss histogram needs embeddings of "
-                        f"unit length; accepted: {opt.arch}_normalize, or another --loss")
+        refuse("--arch", f"{opt.arch!r} given, but --loss histogram needs embeddings of unit "
+               "length",
+               f"{opt.arch}_normalize, or another --loss")
     if "invariantspread" in features and opt.bs % 2:
-        raise UserError(f"--bs: {opt.bs} given, but invariantspread halves the batch; accepted: an "
-                        "even number")
+        refuse("--bs", f"{opt.bs} given, but invariantspread halves the batch", "an even number")
 
 
 # The paper's pairs. Any other set of features decorrelates nothing unless told to, as the original.
@@ -798,8 +614,9 @@ def _settle_decorrelations(opt: Namespace) -> None:
     if len(weights) == 1:
         opt.diva_rho_decorrelation = weights * len(pairs)
     elif len(weights) != len(pairs):
-        raise UserError(f"--diva_rho_decorrelation: {len(weights)} weights given for {len(pairs)} "
-                        f"pairs ({_show(pairs)}); accepted: one weight, or one for each pair")
+        refuse("--diva_rho_decorrelation", f"{len(weights)} weights given for {len(pairs)} "
+               f"pairs ({show(pairs)})",
+               "one weight, or one for each pair")
 
 
 def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> None:
@@ -816,34 +633,31 @@ def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> Non
         wrong = wrong or "is given twice"
     if wrong:
         fitting = ", ".join(name for name in features if name not in ("dc", "imrot"))
-        raise UserError(f"--diva_decorrelations: {pair!r} {wrong}; accepted: <source>-<target> of: "
-                        f"{fitting}")
+        refuse("--diva_decorrelations", f"{pair!r} {wrong}", f"<source>-<target> of: {fitting}")
 
 
 def _check_sampler(opt: Namespace) -> None:
-    name, stores = opt.data_sampler, opt.data_sampler in datasampler.STORAGE
-    by_class = name in ("class_random", "class_random_unique") or (
-        stores and name != "full_greedy_coreset")
+    name, by_class = opt.data_sampler, opt.data_sampler in datasampler.BY_CLASS
     if by_class and opt.bs % opt.samples_per_class:
-        raise UserError(f"--bs: {opt.bs} given, not divisible by --samples_per_class "
-                        f"{opt.samples_per_class}; accepted: a multiple of it")
+        refuse("--bs", f"{opt.bs} given, not divisible by --samples_per_class "
+               f"{opt.samples_per_class}",
+               "a multiple of it")
     if by_class and opt.bs == opt.samples_per_class and opt.loss in criteria.TAKES:
-        raise UserError(f"--samples_per_class: {opt.samples_per_class} given, all of --bs "
-                        f"{opt.bs}, but --loss {opt.loss} compares classes; accepted: at most half "
-                        "of --bs")
+        refuse("--samples_per_class", f"{opt.samples_per_class} given, all of --bs {opt.bs}, "
+               f"but --loss {opt.loss} compares classes",
+               "at most half of --bs")
     if name == "random_semi_class" and opt.bs % 2:
-        raise UserError(f"--bs: {opt.bs} given, but random_semi_class draws pairs; accepted: an "
-                        "even number")
-    if stores and opt.data_batchmatch_bigbs < opt.bs:
-        raise UserError(f"--data_batchmatch_bigbs: {opt.data_batchmatch_bigbs} given, fewer than "
-                        f"--bs {opt.bs}; accepted: at least --bs")
+        refuse("--bs", f"{opt.bs} given, but random_semi_class draws pairs", "an even number")
+    if name in datasampler.STORAGE and opt.data_batchmatch_bigbs < opt.bs:
+        refuse("--data_batchmatch_bigbs", f"{opt.data_batchmatch_bigbs} given, fewer than --bs "
+               f"{opt.bs}",
+               "at least --bs")
     if name == "criterion_batchmatch" and "discriminative" not in opt.diva_features:
-        raise UserError("--data_sampler: 'criterion_batchmatch' compares by the discriminative "
-                        f"criterion, but --diva_features is {_show(opt.diva_features)}; accepted: "
-                        "with discriminative among them")
+        refuse("--data_sampler", "'criterion_batchmatch' compares by the discriminative "
+               f"criterion, but --diva_features is {show(opt.diva_features)}",
+               "with discriminative among them")
     if opt.data_storage_no_update and opt.data_idx_full_prec:
-        raise UserError("--data_storage_no_update: given with --data_idx_full_prec; accepted: one "
-                        "of them")
+        refuse("--data_storage_no_update", "given with --data_idx_full_prec", "one of them")
 
 
 def _check_cutoffs(opt: Namespace) -> None:
@@ -851,32 +665,19 @@ def _check_cutoffs(opt: Namespace) -> None:
     for prefix in ("miner_anticollapse_distance", "diva_moco"):
         low, high = (getattr(opt, f"{prefix}_{end}_cutoff") for end in ("lower", "upper"))
         if low >= high:
-            raise UserError(f"--{prefix}_lower_cutoff: {low:g} is not below --{prefix}_upper_cutoff"
-                            f" {high:g}; accepted: a number below it")
+            refuse(f"--{prefix}_lower_cutoff", f"{low:g} is not below --{prefix}_upper_cutoff "
+                   f"{high:g}",
+                   "a number below it")
     low, high = opt.miner_parametric_support_lim
     if low >= high:
-        raise UserError(f"--miner_parametric_support_lim: {low:g} {high:g} given; accepted: two "
-                        "rising numbers")
+        refuse("--miner_parametric_support_lim", f"{low:g} {high:g} given", "two rising numbers")
 
 
-def _settle_guests(opt: Namespace) -> None:
-    """Arguments for pytorch-metric-learning as dicts."""
+def _check_guests(opt: Namespace) -> None:
     for name, user in (("pml_loss_args", "loss"), ("pml_miner_args", "batch_mining")):
-        value = getattr(opt, name)
-        if value is None or isinstance(value, dict):
-            setattr(opt, name, value or {})
-            continue
-        if not getattr(opt, user).startswith("pml:"):
-            raise UserError(f"--{name}: given with --{user} {getattr(opt, user)}; accepted: with "
-                            f"--{user} pml:<ClassName>")
-        try:
-            arguments = json.loads(value)
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise UserError(f"--{name}: cannot read {value!r}; accepted: a JSON object, e.g. "
-                            '\'{"margin": 0.1}\'')
-        setattr(opt, name, arguments)
+        if name in opt.given and not getattr(opt, user).startswith(GUEST):
+            refuse(f"--{name}", f"given with --{user} {getattr(opt, user)}",
+                   f"with --{user} pml:<ClassName>")
 
 
 # Metrics of datasets that report others than --evaluation_metrics' default.
@@ -895,11 +696,11 @@ def _settle_evaluation(opt: Namespace) -> None:
         for name in getattr(opt, flag):
             metrics.parse(name, f"--{flag}")
             if flag == "storage_metrics" and metrics.is_array(name):
-                raise UserError(f"--storage_metrics: {name!r} is an array; accepted: any metric "
-                                "that is a number, e.g. e_recall@1")
+                refuse("--storage_metrics", f"{name!r} is an array",
+                       "any metric that is a number, e.g. e_recall@1")
             if flag == "storage_metrics" and not metrics.is_score(name):
-                raise UserError(f"--storage_metrics: {name!r} is no score of which more is better; "
-                                "accepted: any other metric, e.g. e_recall@1")
+                refuse("--storage_metrics", f"{name!r} is no score of which more is better",
+                       "any other metric, e.g. e_recall@1")
     if "evaltypes" not in opt.given and "discriminative" not in opt.diva_features:
         opt.evaltypes = ["all"]
     opt.evaltypes = evaltypes.expand(opt.evaltypes, opt.diva_features, opt.dataset)
@@ -908,9 +709,9 @@ def _settle_evaluation(opt: Namespace) -> None:
     for name in (*opt.evaluation_metrics, *opt.storage_metrics):
         family, argument = metrics.parse(name)
         if family == "rho_spectrum" and abs(argument) >= narrowest:
-            raise UserError(f"--evaluation_metrics: {name!r} leaves no singular value of embeddings"
-                            f" of {narrowest} dimensions; accepted: up to rho_spectrum@"
-                            f"{narrowest - 1}")
+            refuse("--evaluation_metrics", f"{name!r} leaves no singular value of embeddings of "
+                   f"{narrowest} dimensions",
+                   f"up to rho_spectrum@{narrowest - 1}")
 
 
 def _settle_output(opt: Namespace) -> None:

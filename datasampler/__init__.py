@@ -22,7 +22,9 @@ SAMPLERS = {
     "d2_coreset": "datasampler.d2_coreset",
 }
 # Those that keep an embedding of every training image.
-STORAGE = {name for name, module in SAMPLERS.items() if "batchmatch" in name or "coreset" in name}
+STORAGE = {name for name in SAMPLERS if "batchmatch" in name or "coreset" in name}
+# Those that draw whole groups of --samples_per_class images.
+BY_CLASS = {"class_random", "class_random_unique"} | STORAGE - {"full_greedy_coreset"}
 
 
 def select(name: str, opt, dataset):

@@ -17,6 +17,7 @@ import datasampler
 import parameters
 from criteria import features as objective
 from parameters import FLAGS, read_arguments, resolve
+from utilities.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 FROZEN = json.loads((ROOT / "tests/golden/flags.json").read_text())
@@ -29,16 +30,16 @@ def options(*argv):
 
 @pytest.mark.parametrize("name", FROZEN)
 def test_flags_of_the_original_keep_name_type_arity_and_default(name):
-    action = parameters.build_parser()._option_string_actions[name]
-    frozen = FROZEN[name]
+    flag, frozen = FLAGS[name.removeprefix("--")], FROZEN[name]
     default = frozen["default"]
     if isinstance(default, str):
         default = default.replace("<cwd>", os.getcwd())
-    assert action.default == ([0] if name == "--gpu" else default)
+    assert flag.default == ([0] if name == "--gpu" else default)
+    assert getattr(parameters.parse([]), flag.dest) == flag.default
     if frozen["type"] == "flag":
-        assert action.nargs == 0 and action.const is True
+        assert flag.kind is bool and getattr(parameters.parse([name]), flag.dest) is True
     else:
-        assert action.type.__name__ == frozen["type"] and action.nargs == frozen["nargs"]
+        assert flag.kind.__name__ == frozen["type"] and flag.nargs == frozen["nargs"]
 
 
 # What SPEC adds to the original's flags -> its default.
@@ -55,7 +56,7 @@ ADDED = {
     "loss_oproxy_mode": "anchor", "loss_oproxy_euclidean": False, "loss_oproxy_lrmulti": 2000,
     "loss_oproxy_pos_alpha": 32, "loss_oproxy_neg_alpha": 32, "loss_oproxy_pos_delta": 0.1,
     "loss_oproxy_neg_delta": -0.1, "loss_softtriplet_original": False,
-    "loss_arcface_original": False, "pml_loss_args": None, "pml_miner_args": None,
+    "loss_arcface_original": False, "pml_loss_args": {}, "pml_miner_args": {},
     "evaluate_on_gpu": False, "augmentation": "base", "train_metrics": False, "optim": "adam",
     "device": "auto", "weights_path": None, "crop_size": None, "resize": None, "precision": "fp32",
     "channels_last": False, "compile": False, "cache": "none", "resume": None,
@@ -381,7 +382,7 @@ def test_resolving_what_is_resolved_changes_nothing(command):
         argv += [flag, *map(str, value if isinstance(value, list) else [value])]
     try:
         opt = resolve(parameters.parse(argv))
-    except parameters.UserError:
+    except UserError:
         return
     assert resolve(opt) == opt
     assert resolve(Namespace(**json.loads(json.dumps(vars(opt))))) == opt

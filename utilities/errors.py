@@ -1,5 +1,7 @@
 """The exceptions that are told to the user in one line."""
 
+from typing import NoReturn
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: one line that says what was given, where (the flag), and
@@ -11,3 +13,8 @@ class RunError(RuntimeError):
     """What goes wrong during a run without being the program's mistake (a full disk, a folder that
     is gone): one line. `diva_main.py` prints it and exits with status 1, without a traceback.
     """
+
+
+def refuse(flag: str, what: str, accepted: str) -> NoReturn:
+    """Raises the UserError for `what` was given by `flag`, with what would be `accepted`."""
+    raise UserError(f"{flag}: {what}; accepted: {accepted}")

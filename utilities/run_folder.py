@@ -15,8 +15,8 @@ from typing import Any
 
 from utilities.checkpoint import write_text
 from utilities.errors import UserError
+from utilities.options import OPTIONS_FILE
 
-OPTIONS = "options.json"
 LAST = "checkpoint_last.pth.tar"
 MAX_BYTES = 200  # of a name that a run chooses; file systems end at 255, suffixes included
 
@@ -82,7 +82,7 @@ def describe(folder: str | Path, options: dict[str, Any], environment: dict[str,
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
     lines += ["", *(f"{name}: {value}" for name, value in environment.items())]
     write_text(Path(folder) / "Parameter_Info.txt", "\n".join(lines) + "\n")
-    write_text(Path(folder) / OPTIONS, json.dumps(options, indent=1, sort_keys=True) + "\n")
+    write_text(Path(folder) / OPTIONS_FILE, json.dumps(options, indent=1, sort_keys=True) + "\n")
 
 
 def checkpoint_name(evaltype: str, metric: str) -> str:
