@@ -29,8 +29,8 @@ from utilities import checkpoint, environment, run_folder, setup
 from utilities.errors import RunError, UserError
 from utilities.interrupt import Interrupted, Interrupts
 from utilities.logger import Logger
+from utilities.loss_scaling import LossScaling
 from utilities.monitor import Monitor, gradient_statistics
-from utilities.precision import Precision
 
 
 def main(opt) -> int:
@@ -57,7 +57,7 @@ class Training:
         self.device = setup.device(opt)
         setup.seed(opt)
         architectures.check(opt.arch)
-        self.precision = Precision(opt.precision, self.device)
+        self.scaling = LossScaling(opt.precision, self.device)
         self.splits = datasets.select(opt.dataset, opt)
         self.training_set = self.splits["training"]
         saved = opt.resume and run_folder.last(opt.resume)
@@ -75,7 +75,7 @@ class Training:
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device)
         self.between_steps = features.Run(
             self.network, self.loader, Loader(self.splits["evaluation_train"], opt, self.device),
-            self.optimiser, self.precision.autocast)
+            self.optimiser)
         if opt.compile:
             setup.compile_parts(self.device, self.network, *self.objective)
         self.epoch, self.seconds, self.monitor = 0, 0.0, Monitor()
@@ -153,19 +153,18 @@ class Training:
         for batch in bar:
             for feature in objective:
                 batch = feature.prepare(batch)
-            with self.precision.autocast():
-                embeddings, trunk = network(batch.images)
-                step = features.Step(batch, embeddings, trunk, network)
-                losses = {feature.name: feature.loss(step) for feature in objective}
+            embeddings, trunk = network(batch.images)
+            step = features.Step(batch, embeddings, trunk, network)
+            losses = {feature.name: feature.loss(step) for feature in objective}
             total = sum(feature.weight * losses[feature.name] for feature in objective)
-            self.precision.backward(total, optimiser)
+            self.scaling.backward(total, optimiser)
             gradients = gradient_statistics(*groups)
-            excused = self.precision.step(optimiser)
+            scaled_up = self.scaling.step(optimiser)
             for feature in objective:
                 feature.after_step(step)
             self.sampler.update(batch.indices, embeddings[self.stored_head].detach())
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
-            monitor.add(terms, gradients, batch.indices, excused)
+            monitor.add(terms, gradients, batch.indices, scaled_up)
             if monitor.n_steps % self.opt.log_every == 0:
                 monitor.read()
             bar.set_postfix(monitor.progress(self.opt.bs), refresh=False)
@@ -194,7 +193,7 @@ class Training:
         self.monitor.check(self.network, self.objective)
         if epoch + 1 < self.opt.n_epochs and not self.opt.data_idx_full_prec:
             self.loader.start(epoch + 1)    # workers read its first batches while others compute
-        better = self.evaluator.evaluate(self.network, epoch, self.logger, self.precision.autocast)
+        better = self.evaluator.evaluate(self.network, epoch, self.logger)
         with self.interrupts.shield():
             self.logger.end_epoch(epoch)
             self.epoch = epoch + 1
@@ -217,15 +216,14 @@ class Training:
     def stateful(self) -> dict:
         return {"data": datasets.Identity(self.splits), "state_dict": self.network,
                 "objective": self.objective, "sampler": self.sampler, "optimiser": self.optimiser,
-                "scheduler": self.scheduler, "scaler": self.precision.scaler, "logger": self.logger,
+                "scheduler": self.scheduler, "scaler": self.scaling.scaler, "logger": self.logger,
                 "evaluator": self.evaluator, "random": checkpoint.RandomState}
 
     def fill_storage(self) -> None:
         """Embeds every training image for the samplers that choose batches by embeddings."""
         if self.sampler.uses_storage:
             loader = Loader(self.splits["evaluation"], self.opt, self.device)
-            self.sampler.fill(embed(self.network, loader, [self.stored_head],
-                                    self.precision.autocast))
+            self.sampler.fill(embed(self.network, loader, [self.stored_head]))
             loader.close()
 
 
@@ -237,7 +235,7 @@ def evaluate_only(opt) -> int:
     evaluator = Evaluator.from_opt(opt, datasets.select(opt.dataset, opt), device)
     network = architectures.select(opt.arch, opt, pretrained=False).to(device)
     weights.fit(network, tensors, flag="--checkpoint", source=opt.checkpoint)
-    evaluator.evaluate(network, 0, None, Precision(opt.precision, device).autocast)
+    evaluator.evaluate(network, 0)
     evaluator.close()
     return 0
 

@@ -2,8 +2,9 @@
 
     trunk = pool(backbone(images)),  e_f = W_f trunk + b_f,  normalised: e_f / ||e_f||
 
-Heads and normalisation are computed in fp32 whatever the training precision. The names of the
-parameters are those of the original's checkpoints: `model.*` and `model.last_linear.<feature>.*`.
+The backbone computes in the network's precision, pooled features become float32, and heads and
+normalisation compute in float32. The names of the parameters are those of the original's
+checkpoints: `model.*` and `model.last_linear.<feature>.*`.
 
 Deviation from the original: the heads of `RANDOM_HEADS` are excluded from training explicitly (in
 the original the optimiser holds them, but no gradient ever reaches them).
@@ -20,17 +21,24 @@ from architectures import Arch, backbones, folding, weights
 
 # Features that learn on the trunk alone: their heads stay a random projection of it.
 RANDOM_HEADS = ("dc", "imrot")
+# What `--precision` names: the number format of autocast, None without autocast.
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Network(nn.Module):
-    """images (B, 3, H, W) -> ({feature: (B, embed_dim)}, trunk (B, feature_dim)), all float32."""
+    """images (B, 3, H, W) -> ({feature: (B, embed_dim)}, trunk (B, feature_dim)), all float32.
+
+    `precision` is the number format in which the backbone computes, None for that of its weights.
+    """
 
     def __init__(self, backbone: backbones.Pooled, feature_dim: int, *, features: list[str],
-                 embed_dim: int, frozen: bool, normalize: bool):
+                 embed_dim: int, frozen: bool, normalize: bool,
+                 precision: torch.dtype | None = None):
         super().__init__()
         folding.fold(backbone)
         self.model, self.pool = backbone.model, backbone.pool
         self.feature_dim, self.frozen, self.normalize = feature_dim, frozen, normalize
+        self.precision = precision
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
         for feature in set(features) & set(RANDOM_HEADS):
@@ -45,7 +53,8 @@ class Network(nn.Module):
         if pretrained and not opt.not_pretrained:
             weights.initialise(backbone.model, name, opt.weights_path)
         return cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
-                   frozen=arch.frozen, normalize=arch.normalize)
+                   frozen=arch.frozen, normalize=arch.normalize,
+                   precision=PRECISIONS[opt.precision])
 
     @property
     def heads(self) -> nn.ModuleDict:
@@ -62,15 +71,16 @@ class Network(nn.Module):
 
     def trunk(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) -> pooled features (B, feature_dim), without the heads."""
-        return self.pool(self.model, images).float()
+        with torch.autocast(images.device.type, dtype=self.precision,
+                            enabled=self.precision is not None):
+            return self.pool(self.model, images).float()
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         trunk = self.trunk(images)
-        with torch.autocast(trunk.device.type, enabled=False):
-            embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
-            if self.normalize:
-                embeddings = {feature: F.normalize(embedding, dim=-1)
-                              for feature, embedding in embeddings.items()}
+        embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
+        if self.normalize:
+            embeddings = {feature: F.normalize(embedding, dim=-1)
+                          for feature, embedding in embeddings.items()}
         return embeddings, trunk
 
     def parameter_groups(self, *, lr: float, fc_lr: float, decay: float) -> list[dict]:

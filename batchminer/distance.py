@@ -17,7 +17,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, inverse_density, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -31,7 +30,6 @@ class Miner:
         return cls(lower_cutoff=opt.miner_distance_lower_cutoff)
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
         candidates, negatives = relations(labels)

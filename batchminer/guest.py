@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from batchminer import Triplets
 from utilities import guests
 from utilities.errors import UserError
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -32,7 +31,6 @@ class Miner:
         return miner
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D), labels (B,) -> what was mined, or one triplet that is not valid."""
         indices = self.raw(embeddings, labels)
@@ -46,7 +44,6 @@ class Miner:
         return Triplets(*indices, valid)
 
     @torch.no_grad()
-    @full_precision
     def raw(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
         return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from batchminer import Triplets
 from batchminer.sampling import draw, draw_several, relations
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -24,7 +23,6 @@ class Miner:
         return cls()
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D), labels (B,) -> B triplets."""
         others, negatives = relations(labels)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from batchminer import Sets
 from batchminer.sampling import relations
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -22,7 +21,6 @@ class Miner:
         return cls()
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Sets:
         """embeddings (B, D), labels (B,) -> (B, B) masks."""
         positives, negatives = relations(labels)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from batchminer import Pairs
 from batchminer.sampling import draw, relations
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -22,7 +21,6 @@ class Miner:
         return cls()
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Pairs:
         """embeddings (B, D), labels (B,) -> B pairs, each with its (B,) mask of negatives."""
         candidates, negatives = relations(labels)

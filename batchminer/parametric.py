@@ -23,7 +23,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, prefer, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 RANGES = {"uniform": (0.0, float("inf")), "hards": (0.0, 0.5), "semihards": (0.3, 0.7),
           "veryhards": (0.0, 0.3)}
@@ -41,7 +40,6 @@ class Miner:
                    support_lim=opt.miner_parametric_support_lim)
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D), labels (B,) -> B triplets."""
         candidates, negatives = relations(labels)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets, distance
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -25,7 +24,6 @@ class Miner:
         return cls(lower_cutoff=opt.miner_distance_lower_cutoff)
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
         # torch.randperm visits the host on some versions and devices.

@@ -14,7 +14,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, inverse_density, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -32,7 +31,6 @@ class Miner:
                    cp=opt.miner_rho_distance_cp)
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
         candidates, negatives = relations(labels)

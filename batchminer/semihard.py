@@ -16,7 +16,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, prefer, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -31,7 +30,6 @@ class Miner:
         return cls(margin=margin_of_loss(opt))
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D), labels (B,) -> B triplets."""
         candidates, negatives = relations(labels)

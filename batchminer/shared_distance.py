@@ -19,7 +19,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, inverse_density, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -36,7 +35,6 @@ class Miner:
                    positives_by_distance=name == "shared_full_distance")
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
         d = distances(embeddings, embeddings)

@@ -18,7 +18,6 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, prefer, relations
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Miner:
@@ -32,7 +31,6 @@ class Miner:
         return cls(name, anticollapse=name == "anticollapse_semihard")
 
     @torch.no_grad()
-    @full_precision
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D), labels (B,) -> B triplets."""
         positives, negatives = relations(labels)

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     def __init__(self, directions: Sequence[str], rho: Sequence[float], *, embed_dim: int,
@@ -33,16 +31,14 @@ class Criterion(nn.Module):
             for direction in self.directions})
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(opt.diva_decorrelations, opt.diva_rho_decorrelation, embed_dim=opt.embed_dim,
                    hidden_dim=opt.diva_decorrnet_dim, lr=opt.diva_decorrnet_lr)
 
-    @full_precision
     def forward(self, embeddings: dict[str, Tensor]) -> Tensor:
         """embeddings: {feature: (B, embed_dim)}, also of features in no pair -> scalar."""
         return self.rho @ self.correlations(embeddings)
 
-    @full_precision
     def terms(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
         """{direction: c}, not weighted by rho."""
         return dict(zip(self.directions, self.correlations(embeddings), strict=True))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from criteria.npair import npair_term
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -30,11 +29,10 @@ class Criterion(nn.Module):
         self.tan_squared = math.tan(math.radians(alpha)) ** 2
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         return cls(batchminer, alpha=opt.loss_angular_alpha,
                    weight=opt.loss_angular_npair_ang_weight, l2=opt.loss_angular_npair_l2)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         pairs = self.batchminer(embeddings, labels)

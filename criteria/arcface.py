@@ -19,8 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 SMALLEST_SINE_SQUARED = 1e-7  # keeps the sine's gradient finite where an embedding meets its weight
 
 
@@ -35,12 +33,11 @@ class Criterion(nn.Module):
         nn.init.uniform_(self.class_weights, -bound, bound)
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, **facts):
+    def from_opt(cls, opt, *, n_classes, **_):
         return cls(n_classes, opt.embed_dim, margin=opt.loss_arcface_angular_margin,
                    scale=opt.loss_arcface_feature_scale, original=opt.loss_arcface_original,
                    lr=opt.loss_arcface_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         class_weights = F.normalize(self.class_weights, dim=1)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from utilities.geometry import paired_distance
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -24,11 +23,10 @@ class Criterion(nn.Module):
         self.batchminer, self.pos_margin, self.neg_margin = batchminer, pos_margin, neg_margin
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         return cls(batchminer, pos_margin=opt.loss_contrastive_pos_margin,
                    neg_margin=opt.loss_contrastive_neg_margin)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         *triplets, valid = self.batchminer(embeddings, labels)

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utilities.errors import UserError
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -33,11 +32,10 @@ class Criterion(nn.Module):
         self.reset_classifier()
 
     @classmethod
-    def from_opt(cls, opt, *, feature_dim, n_samples, **facts):
+    def from_opt(cls, opt, *, feature_dim, n_samples, **_):
         return cls(feature_dim, n_samples, n_clusters=opt.diva_dc_ncluster, pca_dim=opt.embed_dim,
                    lr=10 * opt.lr)
 
-    @full_precision
     def forward(self, trunk: Tensor, indices: Tensor) -> Tensor:
         """trunk (B, feature_dim); indices (B,) int64 rows of the training set -> scalar."""
         return F.cross_entropy(self.classifier(trunk), self.pseudo_labels[indices])

@@ -34,7 +34,7 @@ class Criterion(moco.Criterion):
         self.per_query = per_query
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
                    temperature=opt.diva_moco_temperature,
                    lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None,

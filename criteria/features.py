@@ -44,7 +44,6 @@ class Run(NamedTuple):
     training: object  # loader of training batches, as the sampler draws them
     training_images: object  # loader of every training image once, augmented
     optimiser: torch.optim.Optimizer
-    autocast: object  # () -> context of the chosen precision
 
 
 class Feature(nn.Module):
@@ -142,10 +141,9 @@ class SelfSimilarity(Feature):
     def begin(self, run: Run) -> None:
         """Fills the queue with keys of main views."""
         batches = itertools.islice(endless(run.training, FILLING), self.n_key_batches)
-        with run.autocast():
-            for batch in tqdm(batches, "Filling the queue", self.n_key_batches, leave=False,
-                              disable=None, unit="batch"):
-                self.criterion.enqueue(self.keys(batch.images))
+        for batch in tqdm(batches, "Filling the queue", self.n_key_batches, leave=False,
+                          disable=None, unit="batch"):
+            self.criterion.enqueue(self.keys(batch.images))
 
     def loss(self, step: Step) -> Tensor:
         self.new_keys = self.keys(step.batch.second_views)
@@ -216,14 +214,13 @@ class DeepClustering(Feature):
         """The trunk of every training image under training augmentation, (N, feature_dim)."""
         training, n_images, filled = run.network.training, len(self.criterion.pseudo_labels), 0
         run.network.eval()
-        with run.autocast():
-            for batch in tqdm(run.training_images.epoch(epoch), "Embedding for dc", leave=False,
-                              disable=None, unit="batch"):
-                _, trunk = run.network(batch.images)
-                if not filled:
-                    trunks = trunk.new_empty(n_images, trunk.shape[1])
-                trunks[filled:filled + len(trunk)] = trunk
-                filled += len(trunk)
+        for batch in tqdm(run.training_images.epoch(epoch), "Embedding for dc", leave=False,
+                          disable=None, unit="batch"):
+            _, trunk = run.network(batch.images)
+            if not filled:
+                trunks = trunk.new_empty(n_images, trunk.shape[1])
+            trunks[filled:filled + len(trunk)] = trunk
+            filled += len(trunk)
         run.network.train(training)
         assert filled == n_images, (filled, n_images)
         return trunks

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from utilities import guests
 from utilities.errors import UserError
-from utilities.precision import full_precision
 
 FLAGS = {"flag": "--loss", "arguments_flag": "--pml_loss_args"}
 
@@ -31,7 +30,7 @@ class Criterion(nn.Module):
         self.loss, self.batchminer, self.lr = loss, batchminer, lr
 
     @classmethod
-    def from_opt(cls, name, opt, *, n_classes, batchminer=None, **facts):
+    def from_opt(cls, name, opt, *, n_classes, batchminer=None, **_):
         arguments = dict(opt.pml_loss_args)
         lr = arguments.pop("lr", None)
         loss = guests.build(name, "losses", arguments, **FLAGS, num_classes=n_classes,
@@ -49,7 +48,6 @@ class Criterion(nn.Module):
         criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=bool(on_tuples))
         return criterion
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         loss = self.loss(embeddings, labels, self.mine(embeddings, labels))

@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     takes = None
@@ -27,10 +25,9 @@ class Criterion(nn.Module):
         self.register_buffer("up_to", torch.ones(nbins, nbins).tril(), persistent=False)
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(nbins=opt.loss_histogram_nbins)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D) unit rows; labels (B,) int64 on the same device -> scalar."""
         positive, negative = self.histograms(embeddings @ embeddings.T, labels)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     def __init__(self, feature_dim: int, *, lr: float):
@@ -20,10 +18,9 @@ class Criterion(nn.Module):
         self.classifier = nn.Linear(feature_dim, 4, bias=False)
 
     @classmethod
-    def from_opt(cls, opt, *, feature_dim, **facts):
+    def from_opt(cls, opt, *, feature_dim, **_):
         return cls(feature_dim, lr=10 * opt.lr)
 
-    @full_precision
     def forward(self, trunk: Tensor, rotations: Tensor) -> Tensor:
         """trunk (B, feature_dim); rotations (B,) int64 quarter turns, 0 to 3 -> scalar."""
         return F.cross_entropy(self.classifier(trunk), rotations)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 ABSENT = -1e30  # a logit that exp() turns into 0, finite so that gradients are
 
 
@@ -25,10 +23,9 @@ class Criterion(nn.Module):
         self.temperature = temperature
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(temperature=opt.diva_instdiscr_temperature)
 
-    @full_precision
     def forward(self, head_1: Tensor, head_2: Tensor) -> Tensor:
         """head_1, head_2 (B, D), row i of both from one image -> scalar."""
         x = torch.cat([head_1, head_2])

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -24,10 +23,9 @@ class Criterion(nn.Module):
         self.batchminer, self.neg_margin, self.l2 = batchminer, neg_margin, l2
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         return cls(batchminer, neg_margin=opt.loss_lifted_neg_margin, l2=opt.loss_lifted_l2)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         positives, negatives, valid = self.batchminer(embeddings, labels)  # (B, B), (B, B), (B,)

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utilities.geometry import paired_distance
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -33,12 +32,11 @@ class Criterion(nn.Module):
             self.lr = lr
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, batchminer, **facts):
+    def from_opt(cls, opt, *, n_classes, batchminer, **_):
         return cls(batchminer, n_classes, margin=opt.loss_margin_margin, beta=opt.loss_margin_beta,
                    constant_beta=opt.loss_margin_beta_constant, nu=opt.loss_margin_nu,
                    lr=opt.loss_margin_beta_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         a, p, n, valid = self.batchminer(embeddings, labels)  # (T,) each

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     def __init__(self, queue_size: int, embed_dim: int, *, temperature: float, lr: float | None):
@@ -28,12 +26,11 @@ class Criterion(nn.Module):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
                    temperature=opt.diva_moco_temperature,
                    lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None)
 
-    @full_precision
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """queries, keys (B, D), row i of both from one image -> scalar; keys get no gradient."""
         temperature = self.clamped_temperature
@@ -62,5 +59,5 @@ class Criterion(nn.Module):
         newest = keys[-size:]
         start = self.oldest + len(keys) - len(newest)
         rows = (start + torch.arange(len(newest), device=keys.device)) % size
-        self.memory_queue.index_copy_(0, rows, newest.to(self.memory_queue.dtype))
+        self.memory_queue.index_copy_(0, rows, newest)
         self.oldest.copy_((self.oldest + len(keys)) % size)

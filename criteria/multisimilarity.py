@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from criteria import masked
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -26,13 +25,12 @@ class Criterion(nn.Module):
         self.margin, self.threshold = margin, threshold
 
     @classmethod
-    def from_opt(cls, opt, **facts):
+    def from_opt(cls, opt, **_):
         return cls(pos_weight=opt.loss_multisimilarity_pos_weight,
                    neg_weight=opt.loss_multisimilarity_neg_weight,
                    margin=opt.loss_multisimilarity_margin,
                    threshold=opt.loss_multisimilarity_thresh)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D) unit rows; labels (B,) int64 on the same device -> scalar."""
         similarity = embeddings @ embeddings.T

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import architectures
 from criteria import masked
-from utilities.precision import full_precision
 
 
 def npair_term(embeddings: Tensor, pairs) -> Tensor:
@@ -33,11 +32,10 @@ class Criterion(nn.Module):
         self.batchminer, self.l2, self.divisor = batchminer, l2, divisor
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         backbone, *_ = architectures.parse(opt.arch)
         return cls(batchminer, l2=opt.loss_npair_l2, divisor=4 if backbone == "bninception" else 1)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         pairs = self.batchminer(embeddings, labels)

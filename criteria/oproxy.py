@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from utilities.geometry import distances
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -34,13 +33,12 @@ class Criterion(nn.Module):
         self.proxies = nn.Parameter(torch.randn(n_classes, embed_dim) / 8)
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, **facts):
+    def from_opt(cls, opt, *, n_classes, **_):
         return cls(n_classes, opt.embed_dim, mode=opt.loss_oproxy_mode,
                    euclidean=opt.loss_oproxy_euclidean, pos_alpha=opt.loss_oproxy_pos_alpha,
                    neg_alpha=opt.loss_oproxy_neg_alpha, pos_delta=opt.loss_oproxy_pos_delta,
                    neg_delta=opt.loss_oproxy_neg_delta, lr=opt.lr * opt.loss_oproxy_lrmulti)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         x, proxies = F.normalize(embeddings, dim=1), F.normalize(self.proxies, dim=1)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from utilities.geometry import squared_distances
-from utilities.precision import full_precision
 
 LENGTH = 3
 
@@ -25,10 +24,9 @@ class Criterion(nn.Module):
         self.proxies = nn.Parameter(torch.randn(n_classes, embed_dim) / 8)
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, **facts):
+    def from_opt(cls, opt, *, n_classes, **_):
         return cls(n_classes, opt.embed_dim, lr=opt.loss_proxynca_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         x = LENGTH * F.normalize(embeddings, dim=1)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from criteria import masked
 from utilities.geometry import paired_distance
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -26,11 +25,10 @@ class Criterion(nn.Module):
         self.batchminer, self.alpha_1, self.alpha_2 = batchminer, alpha_1, alpha_2
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         return cls(batchminer, alpha_1=opt.loss_quadruplet_margin_alpha_1,
                    alpha_2=opt.loss_quadruplet_margin_alpha_2)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         *triplets, valid = self.batchminer(embeddings, labels)

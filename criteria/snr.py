@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import masked
-from utilities.precision import full_precision
 
 UNREGULARISED = ("distance", "random_distance", "shared_neg_distance", "shared_full_distance")
 
@@ -35,13 +34,12 @@ class Criterion(nn.Module):
         self.lr = lr if beta > 0 else None
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, batchminer, **facts):
+    def from_opt(cls, opt, *, n_classes, batchminer, **_):
         regularised = batchminer.name not in UNREGULARISED
         return cls(batchminer, n_classes, margin=opt.loss_snr_margin,
                    reg_lambda=opt.loss_snr_reg_lambda if regularised else 0.0,
                    beta=opt.loss_snr_beta, lr=opt.loss_snr_beta_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         *triplets, valid = self.batchminer(embeddings, labels)

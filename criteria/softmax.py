@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     def __init__(self, n_classes: int, embed_dim: int, *, temperature: float, lr: float):
@@ -24,11 +22,10 @@ class Criterion(nn.Module):
         nn.init.uniform_(self.class_weights, -bound, bound)
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, **facts):
+    def from_opt(cls, opt, *, n_classes, **_):
         return cls(n_classes, opt.embed_dim, temperature=opt.loss_softmax_temperature,
                    lr=opt.loss_softmax_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         logits = embeddings @ F.normalize(self.class_weights, dim=1).T / self.temperature

@@ -19,8 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utilities.precision import full_precision
-
 
 class Criterion(nn.Module):
     def __init__(self, n_classes: int, embed_dim: int, *, n_centroids: int, margin: float,
@@ -35,14 +33,13 @@ class Criterion(nn.Module):
         nn.init.uniform_(self.centroids, -bound, bound)
 
     @classmethod
-    def from_opt(cls, opt, *, n_classes, **facts):
+    def from_opt(cls, opt, *, n_classes, **_):
         return cls(n_classes, opt.embed_dim, n_centroids=opt.loss_softtriplet_n_centroids,
                    margin=opt.loss_softtriplet_margin_delta, gamma=opt.loss_softtriplet_gamma,
                    scale=opt.loss_softtriplet_lambda,
                    regularisation=opt.loss_softtriplet_reg_weight,
                    original=opt.loss_softtriplet_original, lr=opt.loss_softtriplet_lr)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         if self.original:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import masked
-from utilities.precision import full_precision
 
 
 class Criterion(nn.Module):
@@ -23,10 +22,9 @@ class Criterion(nn.Module):
         self.batchminer, self.margin = batchminer, margin
 
     @classmethod
-    def from_opt(cls, opt, *, batchminer, **facts):
+    def from_opt(cls, opt, *, batchminer, **_):
         return cls(batchminer, margin=opt.loss_triplet_margin)
 
-    @full_precision
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         *triplets, valid = self.batchminer(embeddings, labels)

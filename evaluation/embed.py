@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,14 +17,13 @@ from utilities.geometry import finite_rows
 ROUNDING = 2e-6     # by which float32 misses the length 1 of what was normalised
 
 
-def embed(network: nn.Module, loader, features: Sequence[str],
-          autocast: Callable = contextlib.nullcontext, *, epoch: int = 0,
+def embed(network: nn.Module, loader, features: Sequence[str], *, epoch: int = 0,
           device: torch.device | str | None = None) -> Tensor:
     """The heads `features` of every image of `loader`'s dataset, in its order, side by side.
 
-    autocast: () -> context of the forward pass; device: where the result goes, by default where the
-    network computes. Returns (N, sum of the heads' widths) float32, one tensor that is allocated
-    once. The network computes in evaluation mode; its modules are then in their earlier modes.
+    device: where the result goes, by default where the network computes. Returns (N, sum of the
+    heads' widths) float32, one tensor that is allocated once. The network computes in evaluation
+    mode; its modules are then in their earlier modes.
     RunError, naming the first image, when an embedding is not finite.
     """
     n_images, embeddings, done = len(loader.dataset), None, 0
@@ -34,9 +32,9 @@ def embed(network: nn.Module, loader, features: Sequence[str],
     try:
         for batch in tqdm(loader.epoch(epoch), "Embedding", len(loader), leave=False, disable=None,
                           unit="batch"):
-            with torch.inference_mode(), autocast():
+            with torch.inference_mode():
                 heads, _ = network(batch.images)
-                rows = torch.cat([heads[feature].float() for feature in features], dim=1)
+                rows = torch.cat([heads[feature] for feature in features], dim=1)
             if embeddings is None:  # outside inference mode, so that others may write into it
                 embeddings = torch.empty(n_images, rows.shape[1], device=rows.device)
             embeddings[done:done + len(rows)] = rows

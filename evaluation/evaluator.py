@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,8 +86,7 @@ class Evaluator:
                 + ("the validation split." if self.chosen_on == "Val" else
                    "the test split, as papers of the field do (--train_val_split to avoid it)."))
 
-    def evaluate(self, network: nn.Module, epoch: int, logger=None,
-                 autocast: Callable = contextlib.nullcontext) -> list[tuple[str, str]]:
+    def evaluate(self, network: nn.Module, epoch: int, logger=None) -> list[tuple[str, str]]:
         """Computes, prints and logs every metric for every evaltype on every split.
 
         Returns the (evaltype, storage metric) for which this epoch is the best so far. Without a
@@ -97,7 +95,7 @@ class Evaluator:
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
         for split in self.splits:
-            sides = [embed(network, loader, self.features, autocast, device=self.device)
+            sides = [embed(network, loader, self.features, device=self.device)
                      for loader in split.loaders]
             found = self.searches(sides)
             for evaltype in self.evaltypes:

@@ -87,7 +87,7 @@ def whole_epochs(folder, *, torn: bool = False) -> int:
 
 
 MOMENTS = {  # name: which call, workers, the signal, whole epochs that stay (of two)
-    "a step": ("diva_main.Precision", "backward", 6, 2, signal.SIGINT, 1),
+    "a step": ("diva_main.LossScaling", "backward", 6, 2, signal.SIGINT, 1),
     "embedding": ("evaluator", "embed", 1, 2, signal.SIGTERM, 0),
     "writing rows": ("logger.Logger", "_append", 5, 0, signal.SIGTERM, 1),
     "writing a checkpoint": ("torch", "save", 1, 2, signal.SIGINT, 1),
@@ -125,7 +125,7 @@ hit({place}, {name!r}, {n}, {int(signum)}, group=True)
 def test_the_command_that_goes_on_is_as_a_shell_reads_it(server, data, tmp_path):
     place = tmp_path / "a b's $x"
     process = server.start(command(place, data, "--n_epochs", 1), HIT + f"""
-hit(diva_main.Precision, "backward", 2, {int(signal.SIGTERM)})
+hit(diva_main.LossScaling, "backward", 2, {int(signal.SIGTERM)})
 """)
     assert process.wait() == 128 + signal.SIGTERM
     *_, line = process.err.splitlines()
@@ -168,7 +168,7 @@ hit(diva_main.run_folder, "summarise", 1, {int(signal.SIGTERM)})
     assert process.wait() == 0 and process.err == ""
 
 
-@pytest.mark.parametrize("hangs", ["diva_main.Precision.backward", "diva_main.Evaluator.finish"])
+@pytest.mark.parametrize("hangs", ["diva_main.LossScaling.backward", "diva_main.Evaluator.finish"])
 def test_ctrl_c_ends_what_hangs_and_a_second_one_does_at_once(server, data, tmp_path, hangs):
     """The first waits for the next batch, but not for ever; then what is due at the end is done."""
     patience, signals = (0.1, 1) if "backward" in hangs else (1000, 2)
@@ -395,7 +395,7 @@ def test_resuming_in_a_folder_that_cannot_be_written_says_so_and_changes_nothing
 
 @pytest.mark.parametrize("plots", ["none", "end"])
 def test_a_folder_that_is_deleted_during_the_run(data, tmp_path, capsys, monkeypatch, plots):
-    original, steps = diva_main.Precision.step, []
+    original, steps = diva_main.LossScaling.step, []
 
     def step(*arguments):
         steps.append(None)
@@ -403,7 +403,7 @@ def test_a_folder_that_is_deleted_during_the_run(data, tmp_path, capsys, monkeyp
             shutil.rmtree(*runs.folders(tmp_path))
         return original(*arguments)
 
-    monkeypatch.setattr(diva_main.Precision, "step", step)
+    monkeypatch.setattr(diva_main.LossScaling, "step", step)
     line = fail(capsys, *command(tmp_path, data, "--n_epochs", 3, "--plots", plots))
     assert re.fullmatch(r"diva_main\.py: error: cannot .* '.*': No such file or directory.*", line)
     assert not runs.folders(tmp_path)

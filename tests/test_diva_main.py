@@ -15,6 +15,7 @@ import torch
 
 import diva_main
 import parameters
+from architectures.network import Network
 from criteria import features
 from tests import runs, trees
 from tests.test_layers import ROOT
@@ -152,6 +153,17 @@ def test_a_checkpoint_is_evaluated_as_its_run_did(tmp_path, capsys):
     assert "mAP_r" in told and "nmi" not in told and "Combined_" in told
 
 
+@pytest.mark.parametrize("name, precision", [("fp32", None), ("bf16", torch.bfloat16)])
+def test_a_checkpoint_is_evaluated_in_the_precision_that_is_asked_for(tmp_path, monkeypatch, name,
+                                                                     precision):
+    file = runs.train(tmp_path) / "checkpoint_last.pth.tar"
+    used, forward = [], Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, images: (
+        used.append(self.precision), forward(self, images))[1])
+    assert main("--evaluate_only", "--checkpoint", file, "--kernels", 0, "--precision", name) == 0
+    assert set(used) == {precision}
+
+
 def test_a_checkpoint_is_not_evaluated_as_another_network(tmp_path, capsys):
     """Beside its run's options, and with those that the file itself holds."""
     folder = runs.train(tmp_path)
@@ -185,7 +197,7 @@ def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a "
                                      "total capacity of 10.00 GiB.")
 
-    monkeypatch.setattr(diva_main.Precision, "backward", full)
+    monkeypatch.setattr(diva_main.LossScaling, "backward", full)
     assert main(*runs.arguments(tmp_path)) == 1
     line, = capsys.readouterr().err.splitlines()
     assert line.startswith("diva_main.py: error: CUDA out of memory. Tried to allocate 2.00 GiB; a "
@@ -234,8 +246,8 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, capsys, m
     kept, build = [], diva_main.Training.__init__
     monkeypatch.setattr(diva_main.Training, "__init__",
                         lambda self, *a: (build(self, *a), kept.append(self))[0])
-    original = diva_main.Precision.step
-    monkeypatch.setattr(diva_main.Precision, "step", spoil)
+    original = diva_main.LossScaling.step
+    monkeypatch.setattr(diva_main.LossScaling, "step", spoil)
     if term == "gradient":
         statistics = diva_main.gradient_statistics
         monkeypatch.setattr(diva_main, "gradient_statistics", lambda *parameters: {

@@ -68,7 +68,7 @@ def refuse(capsys, *argv) -> str:
 
 def stop_at(monkeypatch, step: int, stop=lambda: os.kill(os.getpid(), signal.SIGTERM)) -> None:
     """Calls `stop` behind the optimiser's step number `step` of what runs next."""
-    taken, original = [], diva_main.Precision.step
+    taken, original = [], diva_main.LossScaling.step
 
     def counted(*arguments):
         original(*arguments)
@@ -76,7 +76,7 @@ def stop_at(monkeypatch, step: int, stop=lambda: os.kill(os.getpid(), signal.SIG
         if len(taken) == step:
             stop()
 
-    monkeypatch.setattr(diva_main.Precision, "step", counted)
+    monkeypatch.setattr(diva_main.LossScaling, "step", counted)
 
 
 @pytest.mark.parametrize("setting", [

@@ -60,7 +60,7 @@ def train(training: diva_main.Training, n_epochs: int = 1, *,
           alone: bool = True) -> tuple[list[Seen], dict[str, Tensor]]:
     """Epochs of the real loop; what its steps saw, and all that may learn as it was at first."""
     seen, losses, heads, start = [], {}, {}, {}
-    network, precision = training.network, training.precision
+    network, scaling = training.network, training.scaling
 
     def keep_loss(feature):
         original = feature.loss
@@ -88,7 +88,7 @@ def train(training: diva_main.Training, n_epochs: int = 1, *,
 
     for feature in training.objective:
         keep_loss(feature)
-    original_backward, precision.backward = precision.backward, backward
+    original_backward, scaling.backward = scaling.backward, backward
     training.logger = Silent()
     training.begin()
     for epoch in range(n_epochs):

@@ -19,7 +19,7 @@ from evaluation.embed import embed
 from evaluation.evaluator import Evaluator
 from tests import runs, trees
 from tests.test_layers import ROOT
-from tests.test_training_contract import SMALLEST, named_parameters, train
+from tests.test_training_contract import ALL, SMALLEST, named_parameters, train
 
 # Losses that follow from the embeddings alone: no miner whose choice a rounding may change.
 STEADY = ("--loss", "multisimilarity", "--diva_features", "discriminative", "selfsimilarity",
@@ -87,12 +87,39 @@ def test_bf16_computes_the_network_in_bf16_and_the_objective_in_fp32(tree):
                for gradient in rounded[0].gradients.values())
 
 
+def test_criteria_and_miners_compute_in_float32_outside_autocast(tree):
+    training = runs.assembled(tree, *SMALLEST, "--precision", "bf16", "--diva_features",
+                              *ALL, "--diva_decorrelations", "shared-discriminative")
+    seen = {}
+
+    def watch(name, function):
+        def watched(*given):
+            tensors = [t for x in given for t in (x.values() if isinstance(x, dict) else [x])]
+            seen.setdefault(name, set()).update(
+                (t.dtype, torch.is_autocast_enabled("cpu")) for t in tensors
+                if t.is_floating_point())
+            return function(*given)
+
+        return watched
+
+    for feature in training.objective:
+        criterion = feature.criterion
+        criterion.forward = watch(feature.name, criterion.forward)
+        if hasattr(criterion, "batchminer"):
+            criterion.batchminer = watch(f"miner of {feature.name}", criterion.batchminer)
+    train(training, alone=False)
+    assert len(seen) == len(ALL) + 1 + 3
+    assert all(value == {(torch.float32, False)} for value in seen.values()), seen
+
+
 def test_bf16_embeddings_are_near_those_of_fp32(tree):
     training = runs.assembled(tree, *SMALLEST)
     loader = Loader(training.splits["testing"], training.opt, "cpu")
-    exact, rounded = (embed(training.network, loader, ["discriminative"], autocast) for autocast in
-                      (training.precision.autocast,
-                       runs.assembled(tree, "--precision", "bf16").precision.autocast))
+    fast = runs.assembled(tree, *SMALLEST, "--precision", "bf16").network
+    fast.load_state_dict(training.network.state_dict())
+    exact, rounded = (embed(network, loader, ["discriminative"])
+                      for network in (training.network, fast))
+    assert exact.dtype == rounded.dtype == torch.float32
     assert 0 < (exact - rounded).norm(dim=1).max() < 0.02
 
 
@@ -255,14 +282,14 @@ def test_learning_rates_over_the_epochs(tree, name):
     argv, factor = SCHEDULES[name]
     training = runs.assembled(tree, *SMALLEST, *argv, "--lr", 1e-3, "--fc_lr", 0.02,
                               "--loss_margin_beta_lr", 0.3)
-    logged, used, step = [], [], training.precision.step
+    logged, used, step = [], [], training.scaling.step
 
     class Logger:
         def log(self, split, group, segments):
             if group == "Learning rate":
                 logged.append(segments)
 
-    training.precision.step = lambda optimiser: (used.append(
+    training.scaling.step = lambda optimiser: (used.append(
         {group["name"]: group["lr"] for group in optimiser.param_groups}), step(optimiser))[1]
     training.logger = Logger()
     for epoch in range(5):

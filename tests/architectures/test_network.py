@@ -7,7 +7,7 @@ from torch import nn
 
 import architectures
 from architectures.backbones import Pooled
-from architectures.network import Network
+from architectures.network import PRECISIONS, Network
 
 FEATURES = ["discriminative", "selfsimilarity", "shared", "intra"]
 
@@ -24,9 +24,9 @@ class Tiny(nn.Module):
         return F.relu(self.conv2(F.relu(self.bn1(self.conv1(images))))).mean((2, 3))
 
 
-def tiny(features=FEATURES, *, frozen=False, normalize=True):
+def tiny(features=FEATURES, *, frozen=False, normalize=True, precision=None):
     return Network(Pooled(Tiny(), lambda model, images: model(images)), 12, features=features,
-                   embed_dim=5, frozen=frozen, normalize=normalize)
+                   embed_dim=5, frozen=frozen, normalize=normalize, precision=precision)
 
 
 @pytest.fixture
@@ -129,19 +129,43 @@ def test_a_copy_is_a_network_of_its_own(make_opt, images):
         torch.testing.assert_close(twin.eval()(images)[1], expected)
 
 
+def dtypes_seen(network):
+    """{kind of layer: dtypes of its outputs}, filled as the network computes."""
+    seen = {nn.Conv2d: set(), nn.Linear: set()}
+    for module in network.modules():
+        if type(module) in seen:
+            module.register_forward_hook(lambda m, _, output: seen[type(m)].add(output.dtype))
+    return seen
+
+
 @pytest.mark.parametrize("frozen", [False, True])
-def test_heads_are_fp32_under_autocast(images, frozen):
-    network = tiny(frozen=frozen)
-    expected = copy.deepcopy(network)(images)[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings, trunk = network(images)
-    assert trunk.dtype == torch.float32
+@pytest.mark.parametrize("name, precision", PRECISIONS.items())
+def test_the_network_gives_float32_in_every_precision(images, frozen, name, precision):
+    """The backbone computes in it, the heads compute in float32, and so does the key network,
+    which is a copy."""
+    plain = tiny(frozen=frozen)
+    expected = copy.deepcopy(plain)(images)[0]
+    plain.precision = precision
+    network = copy.deepcopy(plain)
+    seen = dtypes_seen(network)
+    embeddings, trunk = network(images)
+    assert seen == {nn.Conv2d: {precision or torch.float32}, nn.Linear: {torch.float32}}
+    assert trunk.dtype == network.trunk(images).dtype == torch.float32
+    assert network.trunk(images).equal(trunk) or not frozen
     for feature, embedding in embeddings.items():
         assert embedding.dtype == torch.float32
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(4), atol=1e-6, rtol=0)
         torch.testing.assert_close(embedding, expected[feature], atol=0.03, rtol=0)
     sum(e[:, 0].sum() for e in embeddings.values()).backward()
     assert all(p.grad.isfinite().all() for p in network.parameters())
+    with torch.inference_mode():
+        assert network.eval()(images)[1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name, precision", [("fp32", None), ("bf16", torch.bfloat16)])
+def test_the_precision_is_that_of_the_command_line(make_opt, name, precision):
+    opt = make_opt("--not_pretrained", "--crop_size", 32, "--precision", name)
+    assert architectures.select("resnet18_normalize", opt).precision == precision
 
 
 def test_channels_last_computes_the_same(images):
@@ -152,9 +176,9 @@ def test_channels_last_computes_the_same(images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frozen", [False, True])
-def test_compiled_computes_the_same(images, frozen):
-    network = tiny(frozen=frozen)
+@pytest.mark.parametrize("frozen, precision", [(False, None), (True, None), (True, torch.bfloat16)])
+def test_compiled_computes_the_same(images, frozen, precision):
+    network = tiny(frozen=frozen, precision=precision)
     plain = copy.deepcopy(network)
     network.compile()
     for mode in (True, False):

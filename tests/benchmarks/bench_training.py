@@ -83,10 +83,9 @@ class Bench:
     def networks(self) -> None:
         training = self.training
         training.optimiser.zero_grad(set_to_none=True)
-        with training.precision.autocast():
-            heads, _ = training.network(self.batch.images)
-            with torch.inference_mode():
-                self.key_network(self.batch.second_views)
+        heads, _ = training.network(self.batch.images)
+        with torch.inference_mode():
+            self.key_network(self.batch.second_views)
         torch.stack([head.sum() for head in heads.values()]).sum().backward()
 
     def data(self) -> float:

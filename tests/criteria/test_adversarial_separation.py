@@ -137,17 +137,6 @@ def test_degenerate_batches_stay_finite(kind, n):
         assert tensor.grad.isfinite().all()
 
 
-def test_bf16_inputs_compute_in_fp32():
-    criterion, embeddings = build(), heads()
-    loss = criterion(embeddings)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert criterion(embeddings).equal(loss)
-        low = criterion({name: x.bfloat16() for name, x in embeddings.items()})
-        terms = criterion.terms({name: x.bfloat16() for name, x in embeddings.items()})
-    assert low.dtype == torch.float32 and low.item() == pytest.approx(loss.item(), rel=0.05)
-    assert all(term.dtype == torch.float32 for term in terms.values())
-
-
 def test_nothing_waits_for_the_device(without_waiting):
     criterion, embeddings = build(), heads()
     with without_waiting:

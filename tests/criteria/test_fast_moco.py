@@ -176,15 +176,6 @@ def test_equal_opposite_and_long_queries_stay_finite(per_query, temperature, dim
     assert loss.isfinite() and queries.grad.isfinite().all()
 
 
-def test_bf16_inputs_compute_in_fp32():
-    criterion, queries, keys = build(unit(20, 8)), unit(5, 8), unit(5, 8)
-    loss = criterion(queries, keys)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert criterion(queries, keys).equal(loss)
-        low = criterion(queries.bfloat16(), keys.bfloat16())
-    assert low.dtype == torch.float32 and low.item() == pytest.approx(loss.item(), rel=0.05)
-
-
 @pytest.mark.parametrize("per_query", [False, True])
 def test_nothing_waits_for_the_device(per_query, without_waiting):
     criterion = build(unit(20, 8), per_query=per_query, lr=1.0)

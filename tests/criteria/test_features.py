@@ -64,8 +64,7 @@ def assemble(make_opt):
 
 def run_of(network, training, images=None):
     optimiser = torch.optim.Adam(network.parameters(), lr=0.1)
-    return features.Run(network, training, images, optimiser,
-                        lambda: torch.autocast("cpu", enabled=False))
+    return features.Run(network, training, images, optimiser)
 
 
 def step_of(network, batch):

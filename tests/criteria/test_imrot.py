@@ -31,11 +31,7 @@ def test_learns_ten_times_as_fast_as_the_network_without_a_bias(make_opt):
     assert [tuple(p.shape) for p in criterion.parameters()] == [(4, 9)]
 
 
-def test_bf16_inputs_compute_in_fp32_and_nothing_waits(batch, without_waiting):
+def test_nothing_waits_for_the_device(batch, without_waiting):
     criterion, rotations = Criterion(6, lr=1), torch.arange(16) % 4
-    trunk = batch.raw.bfloat16().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16), without_waiting:
-        loss = criterion(trunk, rotations)
-        loss.backward()
-    assert loss.dtype == torch.float32
-    assert loss.equal(criterion(trunk.float(), rotations))
+    with without_waiting:
+        criterion(batch.raw.requires_grad_(), rotations).backward()

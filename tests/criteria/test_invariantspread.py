@@ -70,15 +70,6 @@ def test_degenerate_batches_stay_finite(kind, n, temperature):
         assert loss == 0 and not any(head.grad.any() for head in heads)
 
 
-def test_bf16_inputs_compute_in_fp32(batch):
-    criterion, heads = Criterion(temperature=0.5), batch.unit.chunk(2)
-    loss = criterion(*heads)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert criterion(*heads).equal(loss)
-        low = criterion(*(head.bfloat16() for head in heads))
-    assert low.dtype == torch.float32 and low.item() == pytest.approx(loss.item(), rel=0.05)
-
-
 def test_temperature_follows_its_flag(make_opt):
     criterion = criteria.select("invariantspread", make_opt("--diva_instdiscr_temperature", 0.3),
                                 n_classes=2)

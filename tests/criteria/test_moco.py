@@ -123,18 +123,6 @@ def test_equal_opposite_and_orthogonal_rows_stay_finite(temperature, direction):
     assert loss.isfinite() and queries.grad.isfinite().all()
 
 
-def test_computes_in_fp32_under_autocast():
-    criterion, queries, keys = build(), unit(5, D), unit(5, D)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = criterion(queries, keys)
-        assert loss.equal(criterion(queries, keys))
-    assert loss.equal(criterion(queries, keys))
-    low = criterion(queries.bfloat16(), keys.bfloat16())
-    assert low.dtype == torch.float32 and low.item() == pytest.approx(loss.item(), rel=0.05)
-    criterion.enqueue(keys.bfloat16())
-    assert criterion.memory_queue.dtype == torch.float32
-
-
 def test_nothing_waits_for_the_device(without_waiting):
     criterion, queries, keys = build(lr=1.0), unit(5, D).requires_grad_(), unit(5, D)
     with without_waiting:

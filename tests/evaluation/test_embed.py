@@ -88,13 +88,6 @@ def test_others_may_write_into_the_embeddings():
     assert not embeddings.requires_grad and not embeddings.is_inference()
 
 
-def test_embeddings_are_float32_under_autocast():
-    embeddings = embed(Network(), Images(), FEATURES,
-                       lambda: torch.autocast("cpu", dtype=torch.bfloat16))
-    assert embeddings.dtype == torch.float32
-    assert torch.equal(embeddings, embeddings.bfloat16().float())  # computed in bfloat16
-
-
 def test_the_combined_embedding_agrees_with_the_golden_one(golden):
     tensors, cases = golden("criteria")
     features = ("discriminative", "selfsimilarity", "shared", "intra")

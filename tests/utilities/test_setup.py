@@ -8,7 +8,7 @@ from torch import nn
 
 from utilities import setup
 from utilities.errors import RunError, UserError
-from utilities.precision import Precision
+from utilities.loss_scaling import LossScaling
 
 ANY = {"device": "auto", "gpu": [0], "cache": "none", "precision": "fp32", "evaluate_on_gpu": False}
 
@@ -21,15 +21,15 @@ class OneLayer(nn.Linear):
 @pytest.mark.parametrize("optim", ["adam", "sgd"])
 def test_a_first_step_that_the_scaler_skips_leaves_no_trace(optim):
     """Fused SGD would go on with a momentum that nobody wrote."""
-    layer, precision = OneLayer(4, 1), Precision("fp16", torch.device("cpu"))
+    layer, scaling = OneLayer(4, 1), LossScaling("fp16", torch.device("cpu"))
     opt = Namespace(optim=optim, precision="fp16", lr=0.1, fc_lr=-1, decay=0)
     optimiser = setup.optimiser(opt, layer, nn.ModuleList())
     before = layer.weight.detach().clone()
     torch.use_deterministic_algorithms(True)    # fills memory that nobody wrote with NaN
     try:
         for scale in (torch.inf, 1):
-            precision.backward(layer(torch.ones(1, 4)).sum() * scale, optimiser)
-            precision.step(optimiser)
+            scaling.backward(layer(torch.ones(1, 4)).sum() * scale, optimiser)
+            scaling.step(optimiser)
     finally:
         torch.use_deterministic_algorithms(False)
     torch.testing.assert_close(layer.weight, before - 0.1)
