@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 
 from utilities import registry
 from utilities.errors import UserError
 
 PREFIX = "pml:"
+INSTALL = 'pip install "pytorch-metric-learning>=2.6,<3"'
 FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
 
 
-def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag: str, **facts):
+def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag: str,
+          **defaults):
     """An object of the class `name` ("pml:<ClassName>") from pytorch_metric_learning.<folder>.
 
     Inside `arguments`, "pml:<ClassName>" or {"pml:<ClassName>": {its arguments}} stands for an
-    object of that library, e.g. {"distance": {"pml:LpDistance": {"power": 2}}}. Of `facts`, those
-    that the constructor has and `arguments` leaves out are passed too. UserError when the library
-    is not installed (naming `flag`), the class does not exist or the arguments do not fit.
+    object of that library, e.g. {"distance": {"pml:LpDistance": {"power": 2}}}. Of `defaults`,
+    those that the constructor has and `arguments` leaves out are passed too. UserError when the
+    library is not installed in a supported version (naming `flag`), the class does not exist or
+    the arguments do not fit.
     """
+    check_version(name, flag=flag)
     constructor = find(name, (folder,), flag=flag)
 
     def resolve(value):
@@ -40,7 +45,7 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
         accepted = parameters(cls)
         for argument in arguments:
             registry.check(argument, accepted, flag=f"{arguments_flag}: {name}")
-        known = {key: value for key, value in facts.items() if key in accepted}
+        known = {key: value for key, value in defaults.items() if key in accepted}
         try:
             return cls(**known | resolve(dict(arguments)))
         except UserError:
@@ -52,6 +57,18 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
     return construct(constructor, name, arguments)
 
 
+def check_version(name: str, *, flag: str) -> None:
+    """UserError where version 3 or later is installed, which names and calls its objects otherwise.
+    What is not installed at all `find` reports."""
+    try:
+        version = importlib.metadata.version("pytorch-metric-learning")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if int(version.split(".")[0]) >= 3:
+        raise UserError(f"{flag}: {name!r} given, but pytorch-metric-learning {version} is "
+                        f"installed; accepted: version 2.6 or later, below 3 ({INSTALL})")
+
+
 def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
     """The class that "pml:<ClassName>" names in one of the library's `folders`."""
     classes = {}
@@ -60,7 +77,7 @@ def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
             module = importlib.import_module(f"pytorch_metric_learning.{folder}")
         except ImportError as error:
             raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
-                            "pip install pytorch-metric-learning") from error
+                            f"{INSTALL}") from error
         classes |= {PREFIX + key: value for key, value in vars(module).items()
                     if inspect.isclass(value) and not key.endswith("Mixin")}
     return classes[registry.check(name, sorted(classes), flag=flag)]
