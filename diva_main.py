@@ -5,6 +5,8 @@
 The objective (see criteria/features.py) is a list of summands; `train_epoch` walks them:
 
     L = sum over features f of weight_f * L_f(step)
+
+with `step` what the networks make of a batch.
 """
 
 import parameters
@@ -151,20 +153,18 @@ class Training:
         bar = tqdm(self.loader.epoch(epoch), f"Epoch {epoch}", len(self.loader), leave=False,
                    disable=None, unit="batch")
         for batch in bar:
-            for feature in objective:
-                batch = feature.prepare(batch)
-            embeddings, trunk = network(batch.images)
-            step = features.Step(batch, embeddings, trunk, network)
+            step = features.forward(network, objective, batch)
             losses = {feature.name: feature.loss(step) for feature in objective}
             total = sum(feature.weight * losses[feature.name] for feature in objective)
             self.scaling.backward(total, optimiser)
             gradients = gradient_statistics(*groups)
             scaled_up = self.scaling.step(optimiser)
             for feature in objective:
-                feature.after_step(step)
-            self.sampler.update(batch.indices, embeddings[self.stored_head].detach())
+                feature.after_step(step, network)
+            indices = step.batch.indices
+            self.sampler.update(indices, step.embeddings[self.stored_head].detach())
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
-            monitor.add(terms, gradients, batch.indices, scaled_up)
+            monitor.add(terms, gradients, indices, scaled_up)
             if monitor.n_steps % self.opt.log_every == 0:
                 monitor.read()
             bar.set_postfix(monitor.progress(self.opt.bs), refresh=False)

@@ -42,7 +42,6 @@ from utilities.options import (
 
 PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
-FEATURES = ("discriminative", "selfsimilarity", "shared", "intra", "dc", "imrot", "invariantspread")
 NO_KEY = "<your_api_key_here>"
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
@@ -183,8 +182,8 @@ BATCHMINER = (
 
 DIVA = (
     Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
-         "discriminative, selfsimilarity, shared and intra make the published method", FEATURES,
-         "+"),
+         "discriminative, selfsimilarity, shared and intra make the published method",
+         criteria.FEATURES, "+"),
     Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco is DaNCE, moco "
          "the same without its weights", ("fast_moco", "moco")),
     Flag("--diva_sharing", str, "random", "tuples of shared: random permutes labels; standard "
@@ -577,23 +576,20 @@ def _check_features(opt: Namespace) -> None:
     for name in features:
         if features.count(name) > 1:
             refuse("--diva_features", f"{name!r} given twice", "each feature once")
-    tuples = [name for name in ("shared", "intra") if name in features]
+    tuples = [name for name in features if criteria.needs([name], "triplets")]
     if tuples and not opt.loss.startswith(GUEST) and criteria.TAKES.get(opt.loss) != "triplets":
         fitting = ", ".join(n for n, kind in criteria.TAKES.items() if kind == "triplets")
         refuse("--diva_features", f"{tuples[0]!r} needs a loss that takes triplets, not --loss "
-               f"{opt.loss}",
-               fitting)
-    normalised = architectures.parse(opt.arch).normalize
-    if "selfsimilarity" in features and opt.diva_ssl == "fast_moco" and not normalised:
-        refuse("--arch", f"{opt.arch!r} given, but --diva_ssl fast_moco needs embeddings of "
-               "unit length",
-               f"{opt.arch}_normalize, or --diva_ssl moco")
-    if opt.loss == "histogram" and not normalised:
-        refuse("--arch", f"{opt.arch!r} given, but --loss histogram needs embeddings of unit "
-               "length",
-               f"{opt.arch}_normalize, or another --loss")
-    if "invariantspread" in features and opt.bs % 2:
-        refuse("--bs", f"{opt.bs} given, but invariantspread halves the batch", "an even number")
+               f"{opt.loss}", fitting)
+    users = [("--diva_features", name) for name in features] + [("--loss", opt.loss)]
+    if "selfsimilarity" in features:
+        users.append(("--diva_ssl", opt.diva_ssl))
+    for flag, name in users:
+        if criteria.needs([name], "unit length") and not architectures.parse(opt.arch).normalize:
+            refuse("--arch", f"{opt.arch!r} given, but {flag} {name} needs embeddings of unit "
+                   "length", f"{opt.arch}_normalize, or another {flag}")
+        if criteria.needs([name], "even batch") and opt.bs % 2:
+            refuse("--bs", f"{opt.bs} given, but {name} halves the batch", "an even number")
 
 
 # The paper's pairs. Any other set of features decorrelates nothing unless told to, as the original.
@@ -627,12 +623,12 @@ def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> Non
     for end in ends:
         if end not in features:
             wrong = wrong or f"names {end!r}, which is not among --diva_features"
-        elif end in ("dc", "imrot"):
+        elif not criteria.needs([end], "trained head"):
             wrong = wrong or f"cannot work: the head of {end} gets no gradient"
     if pairs.count(pair) > 1:
         wrong = wrong or "is given twice"
     if wrong:
-        fitting = ", ".join(name for name in features if name not in ("dc", "imrot"))
+        fitting = ", ".join(name for name in features if criteria.needs([name], "trained head"))
         refuse("--diva_decorrelations", f"{pair!r} {wrong}", f"<source>-<target> of: {fitting}")
 
 

@@ -6,8 +6,9 @@ The backbone computes in the network's precision, pooled features become float32
 normalisation compute in float32. The names of the parameters are those of the original's
 checkpoints: `model.*` and `model.last_linear.<feature>.*`.
 
-Deviation from the original: the heads of `RANDOM_HEADS` are excluded from training explicitly (in
-the original the optimiser holds them, but no gradient ever reaches them).
+The heads of features whose loss does not reach them (`criteria.NEEDS`) stay a random projection of
+the trunk. Deviation from the original: they are excluded from training explicitly (in the original
+the optimiser holds them, but no gradient ever reaches them).
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import criteria
 from architectures import Arch, backbones, folding, weights
 
-# Features that learn on the trunk alone: their heads stay a random projection of it.
-RANDOM_HEADS = ("dc", "imrot")
 # What `--precision` names: the number format of autocast, None without autocast.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,8 +41,8 @@ class Network(nn.Module):
         self.precision = precision
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
-        for feature in set(features) & set(RANDOM_HEADS):
-            self.heads[feature].requires_grad_(False)
+        for feature, head in self.heads.items():
+            head.requires_grad_(criteria.needs([feature], "trained head"))
         self.train()
 
     @classmethod

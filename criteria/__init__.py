@@ -1,11 +1,17 @@
-"""Criteria: tensors -> a scalar, and the state that a loss owns.
+"""Criteria: tensors -> a scalar, and the state that a loss owns; and the features that they teach.
 
-`LOSSES` are what `--loss` takes: criterion(embeddings (B, D), labels (B,)). `SELF_SUPERVISED` take
-what they need instead of labels. `TAKES` says which kind of tuples (see `batchminer`) a loss wants
-from its miner; a loss that is not in it mines nothing.
+`LOSSES` are the names that `--loss` accepts: criterion(embeddings (B, D), labels (B,)). Those in
+`SELF_SUPERVISED` take other tensors instead of labels. `TAKES` says which kind of tuples (see
+`batchminer`) a loss expects from its miner; a loss without an entry uses no miner.
+
+`FEATURES` are the names that `--diva_features` accepts, each with the module that holds its class
+`Feature` (see `criteria.features`). `NEEDS` says what the rest of the program must provide for a
+feature or criterion. Nothing here imports torch, so that options can be checked against it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from utilities import registry
 
@@ -34,6 +40,35 @@ SELF_SUPERVISED = {
     "invariantspread": "criteria.invariantspread",
     "adversarial_separation": "criteria.adversarial_separation",
 }
+FEATURES = {
+    "discriminative": "criteria.features",
+    "selfsimilarity": "criteria.selfsimilarity",
+    "shared": "criteria.features",
+    "intra": "criteria.features",
+    "dc": "criteria.dc",
+    "imrot": "criteria.imrot",
+    "invariantspread": "criteria.invariantspread",
+}
+MEANING = {  # of each entry in NEEDS
+    "trained head": "the loss reaches the feature's head, whose parameters are trained",
+    "second view": "`Batch.second_views`: every image augmented once more",
+    "rotated view": "`Batch.rotated_views`: every image turned by quarter turns",
+    "even batch": "a batch that can be cut into two equal halves",
+    "triplets": "a --loss that takes triplets",
+    "unit length": "an architecture that normalises embeddings",
+}
+NEEDS = {
+    "discriminative": {"trained head"},
+    "selfsimilarity": {"trained head", "second view"},
+    "shared": {"trained head", "triplets"},
+    "intra": {"trained head", "triplets"},
+    "dc": set(),
+    "imrot": {"rotated view"},
+    "invariantspread": {"trained head", "second view", "even batch"},
+    "fast_moco": {"unit length"},
+    "histogram": {"unit length"},
+}
+assert FEATURES.keys() <= NEEDS.keys(), "a feature without a line in NEEDS"
 TAKES = {
     "margin": "triplets",
     "triplet": "triplets",
@@ -46,6 +81,12 @@ TAKES = {
 }
 
 
+def needs(names: Iterable[str], what: str) -> bool:
+    """Whether any of the features or criteria `names` needs `what`, an entry of `MEANING`."""
+    assert what in MEANING, what
+    return any(what in NEEDS.get(name, ()) for name in names)
+
+
 def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batchminer=None):
     """The criterion called `name`, built from `opt`; `.lr` is the rate of its own parameters.
 
@@ -53,15 +94,15 @@ def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batch
     batchminer: an object of the `batchminer` folder for the losses that mine.
     UserError for a name that does not exist or a miner whose tuples the loss cannot use.
     """
-    facts = {"n_classes": n_classes, "feature_dim": feature_dim, "n_samples": n_samples,
-             "batchminer": batchminer}
+    arguments = {"n_classes": n_classes, "feature_dim": feature_dim, "n_samples": n_samples,
+                 "batchminer": batchminer}
     if name.startswith("pml:"):
         from criteria import guest
 
-        return guest.Criterion.from_opt(name, opt, **facts)
+        return guest.Criterion.from_opt(name, opt, **arguments)
     module = registry.load(LOSSES | SELF_SUPERVISED, name, flag="--loss")
     check_miner(name, getattr(batchminer, "name", None), getattr(batchminer, "tuples", None))
-    return module.Criterion.from_opt(opt, **facts)
+    return module.Criterion.from_opt(opt, **arguments)
 
 
 def check_miner(loss: str, miner: str | None, tuples: str | None) -> None:

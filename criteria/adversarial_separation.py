@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from criteria import features
+
 
 class Criterion(nn.Module):
     def __init__(self, directions: Sequence[str], rho: Sequence[float], *, embed_dim: int,
@@ -64,3 +66,22 @@ class ReversedGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return -gradient
+
+
+class Feature(features.Feature):
+    """The summand of all pairs; its weights rho are those of the criterion."""
+
+    @classmethod
+    def from_opt(cls, name, opt, *, network, **sizes):
+        return cls(name, Criterion.from_opt(opt, **sizes))
+
+    @property
+    def formula(self) -> str:
+        return " + ".join(f"{rho:g} c({direction.replace('-', ' -> ')})" for direction, rho in
+                          zip(self.criterion.directions, self.criterion.rho, strict=True))
+
+    def loss(self, step: features.Step) -> Tensor:
+        return self.criterion(step.embeddings)
+
+    def scalars(self, mean_loss: float) -> dict[str, dict[str, float]]:
+        return {self.name: {self.name: mean_loss}}

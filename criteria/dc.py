@@ -14,7 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from criteria import features
 from utilities.errors import UserError
 
 
@@ -46,9 +48,9 @@ class Criterion(nn.Module):
         Cluster numbers change their meaning, so the classifier starts anew, in place: an
         optimiser's state for it is stale afterwards.
         """
-        features = torch.as_tensor(embeddings).float().cpu().numpy()
-        assert len(features) == len(self.pseudo_labels), features.shape
-        points = principal_components(features, self.pca_dim)
+        trunks = torch.as_tensor(embeddings).float().cpu().numpy()
+        assert len(trunks) == len(self.pseudo_labels), trunks.shape
+        points = principal_components(trunks, self.pca_dim)
         clusters = nearest_centroids(points, self.classifier.out_features)
         self.pseudo_labels.copy_(torch.from_numpy(clusters))
         self.reset_classifier()
@@ -57,15 +59,15 @@ class Criterion(nn.Module):
         nn.init.normal_(self.classifier.weight, std=1 / self.classifier.in_features)
 
 
-def principal_components(features: np.ndarray, dim: int) -> np.ndarray:
+def principal_components(trunks: np.ndarray, dim: int) -> np.ndarray:
     """(N, F) -> (N, at most dim): the first principal components, without whitening.
 
     N centred points span N - 1 dimensions; faiss would add a direction of noise.
     """
-    n_points, width = features.shape
+    n_points, width = trunks.shape
     pca = faiss.PCAMatrix(width, max(1, min(dim, width, n_points - 1)))
-    pca.train(features)
-    return pca.apply(features)
+    pca.train(trunks)
+    return pca.apply(trunks)
 
 
 def nearest_centroids(points: np.ndarray, n_clusters: int) -> np.ndarray:
@@ -74,3 +76,41 @@ def nearest_centroids(points: np.ndarray, n_clusters: int) -> np.ndarray:
                           min_points_per_centroid=1, max_points_per_centroid=len(points))
     kmeans.train(points)
     return kmeans.index.search(points, 1)[1].squeeze(1)
+
+
+class Feature(features.Feature):
+    def __init__(self, name, criterion, *, every: int):
+        """every: epochs between two clusterings."""
+        super().__init__(name, criterion)
+        self.every = every
+
+    @classmethod
+    def from_opt(cls, name, opt, *, network, **sizes):
+        return cls(name, Criterion.from_opt(opt, **sizes), every=opt.diva_dc_update_f)
+
+    def before_epoch(self, run: features.Run, epoch: int) -> None:
+        """Clusters the training set anew; the new classifier starts without a history."""
+        if epoch % self.every:
+            return
+        self.criterion.update(self.embed(run, epoch))
+        for parameter in self.criterion.parameters():
+            run.optimiser.state.pop(parameter, None)
+
+    @torch.inference_mode()
+    def embed(self, run: features.Run, epoch: int) -> Tensor:
+        """The trunk of every training image under training augmentation, (N, feature_dim)."""
+        training, n_images, filled = run.network.training, len(self.criterion.pseudo_labels), 0
+        run.network.eval()
+        for batch in tqdm(run.training_images.epoch(epoch), "Embedding for dc", leave=False,
+                          disable=None, unit="batch"):
+            _, trunk = run.network(batch.images)
+            if not filled:
+                trunks = trunk.new_empty(n_images, trunk.shape[1])
+            trunks[filled:filled + len(trunk)] = trunk
+            filled += len(trunk)
+        run.network.train(training)
+        assert filled == n_images, (filled, n_images)
+        return trunks
+
+    def loss(self, step: features.Step) -> Tensor:
+        return self.criterion(step.trunk, step.batch.indices)

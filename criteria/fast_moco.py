@@ -33,13 +33,10 @@ class Criterion(moco.Criterion):
         self.lower_cutoff, self.upper_cutoff = lower_cutoff, upper_cutoff
         self.per_query = per_query
 
-    @classmethod
-    def from_opt(cls, opt, **_):
-        return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
-                   temperature=opt.diva_moco_temperature,
-                   lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None,
-                   lower_cutoff=opt.diva_moco_lower_cutoff,
-                   upper_cutoff=opt.diva_moco_upper_cutoff, per_query=opt.diva_fixed)
+    @staticmethod
+    def more_arguments(opt) -> dict:
+        return {"lower_cutoff": opt.diva_moco_lower_cutoff,
+                "upper_cutoff": opt.diva_moco_upper_cutoff, "per_query": opt.diva_fixed}
 
     def negative_logits(self, queries: Tensor, temperature: Tensor) -> Tensor:
         """queries (B, D), divided by the temperature -> (B, K)."""

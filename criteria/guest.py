@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import criteria
 from utilities import guests
 from utilities.errors import UserError
 
@@ -44,8 +45,8 @@ class Criterion(nn.Module):
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
         # Whose miner it is cannot be told: a feature's may be the one that --batch_mining names.
-        on_tuples = batchminer is not None and {"shared", "intra"} & set(opt.diva_features)
-        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=bool(on_tuples))
+        on_tuples = batchminer is not None and criteria.needs(opt.diva_features, "triplets")
+        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=on_tuples)
         return criterion
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from criteria import features
+
 
 class Criterion(nn.Module):
     def __init__(self, feature_dim: int, *, lr: float):
@@ -24,3 +26,14 @@ class Criterion(nn.Module):
     def forward(self, trunk: Tensor, rotations: Tensor) -> Tensor:
         """trunk (B, feature_dim); rotations (B,) int64 quarter turns, 0 to 3 -> scalar."""
         return F.cross_entropy(self.classifier(trunk), rotations)
+
+
+class Feature(features.Feature):
+    """Sees the trunk of the rotated view (the original feeds the trunk of the unrotated one)."""
+
+    @classmethod
+    def from_opt(cls, name, opt, *, network, **sizes):
+        return cls(name, Criterion.from_opt(opt, **sizes))
+
+    def loss(self, step: features.Step) -> Tensor:
+        return self.criterion(step.rotated_trunk, step.batch.rotations)

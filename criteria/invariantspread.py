@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from criteria import features
+from datasets import Batch
+
 ABSENT = -1e30  # a logit that exp() turns into 0, finite so that gradients are
 
 
@@ -44,3 +47,26 @@ class Criterion(nn.Module):
         spread = torch.log1p(-smaller.exp()).sum(1, keepdim=True)
         spread = spread + others.masked_fill(largest == twin, 0)
         return -(log_p.gather(1, twin) + spread).mean()
+
+
+class Feature(features.Feature):
+    """The network sees the first half of the batch in two views. Labels, indices and keys follow
+    the images (in the original they do not)."""
+
+    @classmethod
+    def from_opt(cls, name, opt, *, network, **sizes):
+        return cls(name, Criterion.from_opt(opt, **sizes))
+
+    def prepare(self, batch: Batch) -> Batch:
+        half = len(batch.labels) // 2
+
+        def twice(values):
+            return None if values is None else torch.cat([values[:half], values[:half]])
+
+        swapped = {"images": torch.cat([batch.images[:half], batch.second_views[:half]]),
+                   "second_views": torch.cat([batch.second_views[:half], batch.images[:half]])}
+        return Batch(**{field: swapped.get(field, twice(getattr(batch, field)))
+                        for field in Batch._fields})
+
+    def loss(self, step: features.Step) -> Tensor:
+        return self.criterion(*step.embeddings[self.name].chunk(2))

@@ -29,7 +29,13 @@ class Criterion(nn.Module):
     def from_opt(cls, opt, **_):
         return cls(opt.diva_moco_n_key_batches * opt.bs, opt.embed_dim,
                    temperature=opt.diva_moco_temperature,
-                   lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None)
+                   lr=opt.diva_moco_temp_lr if opt.diva_moco_trainable_temp else None,
+                   **cls.more_arguments(opt))
+
+    @staticmethod
+    def more_arguments(opt) -> dict:
+        """Arguments that only the constructor of a subclass takes."""
+        return {}
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """queries, keys (B, D), row i of both from one image -> scalar; keys get no gradient."""

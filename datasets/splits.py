@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import architectures
+import criteria
 import datasets
 from datasets.dataset import Dataset, Views
 from datasets.images import Images, available_cores, broken
@@ -96,12 +97,13 @@ def training_views(opt) -> Views:
     """The views that the trained features read."""
     main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
     second = "realistic" if opt.realistic_augmentation else opt.augmentation
-    crop, resize, features = opt.crop_size, opt.resize, set(opt.diva_features)
+    crop, resize = opt.crop_size, opt.resize
     return Views(
         training_recipe(main, crop, resize),
         training_recipe(second, crop, resize)
-        if features & {"selfsimilarity", "invariantspread"} else None,
-        Recipe(crop, resize, random=True) if "imrot" in features else None)
+        if criteria.needs(opt.diva_features, "second view") else None,
+        Recipe(crop, resize, random=True) if criteria.needs(opt.diva_features, "rotated view")
+        else None)
 
 
 def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:

@@ -94,7 +94,7 @@ MOMENTS = {  # name: which call, workers, the signal, whole epochs that stay (of
 }
 MORE_MOMENTS = {
     "loading the first batch": ("diva_main.Loader", "epoch", 1, 2, signal.SIGINT, 0),
-    "filling the queue": ("features.SelfSimilarity", "keys", 1, 0, signal.SIGTERM, 0),
+    "filling the queue": ("selfsimilarity.Feature", "embed", 1, 0, signal.SIGTERM, 0),
     "a metric": ("evaluator.Evaluator", "compute", 1, 0, signal.SIGINT, 1),
 }
 
@@ -106,7 +106,7 @@ def test_a_signal_at_any_moment(server, data, whole, tmp_path, moment):
     argv = ("--n_epochs", 2)
     process = server.start(command(tmp_path, data, *argv, "--kernels", workers), HIT + f"""
 import torch
-from criteria import features
+from criteria import selfsimilarity
 from evaluation import evaluator
 from utilities import logger
 hit({place}, {name!r}, {n}, {int(signum)}, group=True)

@@ -88,7 +88,7 @@ def test_help_is_printed_without_torch():
 
 
 def test_names_are_those_of_the_objective_and_registries():
-    assert set(parameters.FEATURES) == set(objective.FEATURES)
+    assert set(FLAGS["diva_features"].accepts) == set(criteria.FEATURES)
     assert set(FLAGS["diva_sharing"].accepts) == set(objective.SHARING)
     assert set(FLAGS["diva_intra"].accepts) == set(objective.INTRA)
     assert set(FLAGS["diva_ssl"].accepts) <= set(criteria.SELF_SUPERVISED)
@@ -325,7 +325,7 @@ def test_samplers_that_group_by_class_want_whole_groups(sampler):
 
 
 def test_features_other_than_the_published_need_no_decorrelation_flags():
-    for feature in parameters.FEATURES:
+    for feature in criteria.FEATURES:
         opt = options("--diva_features", feature, "--evaltypes", "all")
         assert opt.evaltypes == [feature]
 
@@ -360,7 +360,7 @@ def test_public_options_survive_json():
 
 
 COMMANDS = st.fixed_dictionaries({}, optional={
-    "--diva_features": st.lists(st.sampled_from(parameters.FEATURES), min_size=1, unique=True),
+    "--diva_features": st.lists(st.sampled_from(list(criteria.FEATURES)), min_size=1, unique=True),
     "--loss": st.sampled_from(sorted(criteria.LOSSES)),
     "--batch_mining": st.sampled_from(sorted(batchminer.MINERS)),
     "--data_sampler": st.sampled_from(sorted(datasampler.SAMPLERS)),

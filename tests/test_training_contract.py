@@ -14,7 +14,6 @@ import batchminer
 import criteria
 import datasampler
 import diva_main
-import parameters
 from tests import runs, trees
 
 # The smallest of torchvision's networks, without BatchNorm; TINY's has it.
@@ -22,7 +21,7 @@ SMALLEST = ("--arch", "squeezenet1_1_normalize")
 FITTING = [(loss, miner) for loss in criteria.LOSSES for miner in (
     [name for name, kind in batchminer.TUPLES.items() if kind == criteria.TAKES[loss]]
     if loss in criteria.TAKES else [None])]
-ALL = tuple(parameters.FEATURES)
+ALL = tuple(criteria.FEATURES)
 ON_TRUNK = ("dc", "imrot")     # learn on the trunk; their heads stay a random projection of it
 
 
@@ -358,8 +357,9 @@ def test_nothing_waits_from_the_batchs_arrival_to_the_end_of_the_step(tree, name
 
 
 @pytest.mark.parametrize("operation", [
-    lambda step: step.embeddings["shared"].sum().item(), lambda step: step.trunk.cpu(),
-    lambda step: step.trunk[step.batch.labels > 0], lambda step: float(step.trunk.detach().mean())])
+    lambda step, _: step.embeddings["shared"].sum().item(), lambda step, _: step.trunk.cpu(),
+    lambda step, _: step.trunk[step.batch.labels > 0],
+    lambda step, _: float(step.trunk.detach().mean())])
 def test_a_step_that_waits_would_be_seen(tree, without_waiting, operation):
     training = runs.assembled(tree, *SMALLEST, *WALKS["four features"])
     training.objective[2].after_step = operation

@@ -20,7 +20,7 @@ NAMES = {
     "miners": ", ".join(batchminer.MINERS),
     "triplet_miners": ", ".join(n for n, k in batchminer.TUPLES.items() if k == "triplets"),
     "metrics": ", ".join(metrics.METRICS),
-    "features": ", ".join(parameters.FEATURES),
+    "features": ", ".join(criteria.FEATURES),
 }
 
 # Command line -> what stands behind "diva_main.py: error: ", with the registries' names as above.
@@ -246,7 +246,7 @@ WRONG = [
      "margin, triplet, contrastive, quadruplet, snr"),
     ("--diva_features discriminative selfsimilarity --arch resnet50_frozen",
      "--arch: 'resnet50_frozen' given, but --diva_ssl fast_moco needs embeddings of unit length; "
-     "accepted: resnet50_frozen_normalize, or --diva_ssl moco"),
+     "accepted: resnet50_frozen_normalize, or another --diva_ssl"),
     ("--diva_features shared --evaltypes discriminative",
      "--evaltypes: 'discriminative' is not among --diva_features; accepted: all, shared, and "
      "Combined_ or Sum_ of these, joined by _, with weights -<w>-<w>... behind"),

@@ -23,7 +23,7 @@ from pytorch_metric_learning import losses, miners
 from torch import Tensor, nn
 
 import parameters
-from criteria import features
+from criteria import features, selfsimilarity
 from datasets import Batch
 from tests.benchmarks import timing
 from utilities.monitor import Monitor, gradient_statistics
@@ -68,9 +68,10 @@ class Objective:
         self.labels = labels.repeat_interleave(2).repeat(bs)[:bs]
         self.embeddings = {name: unit().requires_grad_() for name in names}
         batch = Batch(self.labels, unit(), torch.arange(bs, device=device), unit(), None, None)
-        self.step = features.Step(batch, self.embeddings, batch.images, network)
+        keys = {"selfsimilarity": batch.second_views}
+        self.step = features.Step(batch, self.embeddings, batch.images, None, keys)
         for feature in self.objective:
-            if isinstance(feature, features.SelfSimilarity):
+            if isinstance(feature, selfsimilarity.Feature):
                 for _ in range(key_batches):
                     feature.criterion.enqueue(unit())
 
@@ -131,10 +132,9 @@ def parameters_of_a_step(device: str, seconds: float) -> None:
     network = torchvision.models.resnet50().to(device)
     for parameter in network.parameters():
         parameter.grad = torch.randn_like(parameter)
-    keys = features.SelfSimilarity("selfsimilarity", Nothing(), 1.0, network=network,
-                                   momentum=0.99, n_key_batches=1)
-    step = features.Step(None, {}, None, network)
-    keys.new_keys = None
+    keys = selfsimilarity.Feature("selfsimilarity", Nothing(), 1.0, network=network,
+                                  momentum=0.99, n_key_batches=1)
+    step = features.Step(None, {}, None, None, {"selfsimilarity": None})
     copy_, everything = copy.deepcopy(network), list(network.parameters())
     optimisers = {
         f"Adam, {kind}": torch.optim.Adam(everything, lr=1e-5, weight_decay=4e-4, **{kind: True})
@@ -146,7 +146,7 @@ def parameters_of_a_step(device: str, seconds: float) -> None:
     times = timing.in_turns({
         "gradient statistics": lambda: gradient_statistics(everything),
         "gradient statistics, a loop": lambda: statistics_one_by_one(network),
-        "momentum update": lambda: keys.after_step(step),
+        "momentum update": lambda: keys.after_step(step, network),
         "momentum update, a loop": lambda: momentum_one_by_one(copy_, network, 0.99),
         "sums of scalars": lambda: monitor.add(scalars, scalars, batch),
         **{name: optimiser.step for name, optimiser in optimisers.items()},

@@ -28,7 +28,8 @@ from PIL import Image
 
 import diva_main
 import parameters
-from criteria.features import SelfSimilarity, endless
+from criteria import selfsimilarity
+from criteria.features import endless
 from tests import trees
 from tests.benchmarks import timing
 from utilities.interrupt import Interrupts
@@ -64,7 +65,7 @@ class Bench:
         training.begin()
         self.batch = next(iter(training.loader.epoch(0)))
         self.key_network = next(feature.key_network for feature in training.objective
-                                if isinstance(feature, SelfSimilarity))
+                                if isinstance(feature, selfsimilarity.Feature))
         self.n_images = opt.bs * len(training.loader)
         self.epochs = itertools.count(1)
 

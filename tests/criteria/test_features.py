@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import criteria
-from criteria import features
+from criteria import features, selfsimilarity
 from datasets import Batch
 
 B, D, CLASSES, SAMPLES = 8, 6, 4, 20
@@ -67,21 +67,69 @@ def run_of(network, training, images=None):
     return features.Run(network, training, images, optimiser)
 
 
-def step_of(network, batch):
-    embeddings, trunk = network(batch.images)
-    return features.Step(batch, embeddings, trunk, network)
-
-
 def test_every_feature_name_of_the_command_line_is_assembled(assemble):
-    from parameters import FEATURES
+    import parameters
 
-    assert set(FEATURES) == set(features.FEATURES)
-    network, objective = assemble(*FEATURES)
-    step = step_of(network, batch())
-    assert [feature.name for feature in objective] == list(FEATURES)
+    assert parameters.FLAGS["diva_features"].accepts == criteria.FEATURES
+    network, objective = assemble(*criteria.FEATURES)
+    step = features.forward(network, objective, batch())
+    assert [feature.name for feature in objective] == list(criteria.FEATURES)
     for feature in objective:
         loss = feature.loss(step)
         assert loss.shape == () and loss.isfinite()
+
+
+def test_every_feature_says_what_it_needs():
+    assert set(criteria.NEEDS) <= criteria.FEATURES.keys() | criteria.LOSSES.keys() | {
+        "moco", "fast_moco"}
+    assert criteria.FEATURES.keys() <= criteria.NEEDS.keys()
+    for what in set().union(*criteria.NEEDS.values()):
+        assert what in criteria.MEANING
+    with pytest.raises(AssertionError):
+        criteria.needs(["imrot"], "second veiw")
+
+
+@pytest.mark.parametrize("names", [("discriminative", "shared"), ("dc",), ("imrot",),
+                                   ("selfsimilarity",), ("invariantspread",)])
+def test_what_a_feature_needs_of_the_batch_is_all_that_it_reads(assemble, names):
+    """The other views are missing, as where the training set does not make them."""
+    network, objective = assemble(*names)
+    full = batch()
+    data = full._replace(
+        second_views=full.second_views if criteria.needs(names, "second view") else None,
+        rotated_views=full.rotated_views if criteria.needs(names, "rotated view") else None)
+    step = features.forward(network, objective, data)
+    assert (step.rotated_trunk is not None) == (names == ("imrot",))
+    assert step.keys.keys() == set(names) & {"selfsimilarity"}
+    for feature in objective:
+        feature.loss(step).backward(retain_graph=True)
+    for name, head in network.heads.items():
+        assert (head.weight.grad is not None) == criteria.needs([name], "trained head")
+
+
+def test_no_loss_calls_a_network(assemble):
+    network, objective = assemble(*criteria.FEATURES)
+    step = features.forward(network, objective, batch())
+
+    def refuse(*_):
+        raise AssertionError("a network is called")
+
+    for part in (network, objective[1].key_network):
+        part.register_forward_pre_hook(refuse)
+    for feature in objective:
+        assert feature.loss(step).isfinite()
+    with pytest.raises(AssertionError, match="is called"):
+        features.forward(network, objective, batch())
+
+
+def test_keys_are_constants_of_the_second_view(assemble):
+    network, objective = assemble("selfsimilarity")
+    data = batch()
+    keys = features.forward(network, objective, data).keys["selfsimilarity"]
+    assert not keys.requires_grad
+    with torch.no_grad():
+        expected = objective[0].key_network(data.second_views)[0]["selfsimilarity"]
+    torch.testing.assert_close(keys.clone(), expected)
 
 
 def test_the_formula_shows_weights_and_decorrelations(assemble):
@@ -115,9 +163,9 @@ def test_the_key_network_starts_as_a_copy_and_follows_by_momentum(assemble):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter))
-    step = step_of(network, batch())
+    step = features.forward(network, objective, batch())
     feature.loss(step)
-    feature.after_step(step)
+    feature.after_step(step, network)
     for new, old, query in zip(feature.key_network.parameters(), before.parameters(),
                                network.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * query)
@@ -132,8 +180,8 @@ def test_the_key_network_follows_tensors_that_were_moved_or_loaded_between_steps
         assemble, change, whose):
     network, objective = assemble("selfsimilarity", argv=["--diva_moco_momentum", 0.75])
     feature, = objective
-    feature.new_keys, step = torch.ones(B, D), features.Step(None, None, None, network)
-    feature.after_step(step)
+    step = features.Step(None, None, None, None, {"selfsimilarity": torch.ones(B, D)})
+    feature.after_step(step, network)
     for part in {"both": (network, feature.key_network), "network": (network,),
                  "key_network": (feature.key_network,)}[whose]:
         with torch.no_grad():
@@ -142,7 +190,7 @@ def test_the_key_network_follows_tensors_that_were_moved_or_loaded_between_steps
     with torch.no_grad():
         network.body.weight.add_(1)
     before = copy.deepcopy(feature.key_network)
-    feature.after_step(step)
+    feature.after_step(step, network)
     for new, old, query in zip(feature.key_network.parameters(), before.parameters(),
                                network.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * query)
@@ -173,10 +221,10 @@ def test_the_key_networks_batchnorm_statistics_are_the_query_networks(assemble):
     feature, = objective
     objective.train()
     assert not any(module.training for module in feature.key_network.modules())
-    step = step_of(network.train(), batch())
+    step = features.forward(network.train(), objective, batch())
     feature.loss(step)
     assert not torch.equal(feature.key_network.norm.running_mean, network.norm.running_mean)
-    feature.after_step(step)
+    feature.after_step(step, network)
     assert torch.equal(feature.key_network.norm.running_mean, network.norm.running_mean)
     assert torch.equal(feature.key_network.norm.running_var, network.norm.running_var)
 
@@ -186,7 +234,7 @@ def test_the_queue_is_filled_with_keys_of_main_views_before_training(assemble):
     loader = Loader(B, B)
     objective[0].begin(run_of(network, loader))
     assert len(loader.given) == 3
-    keys = torch.cat([objective[0].keys(data.images) for data in loader.given])
+    keys = torch.cat([objective[0].embed(data.images) for data in loader.given])
     torch.testing.assert_close(objective[0].criterion.memory_queue, keys)   # the oldest first
 
 
@@ -194,8 +242,8 @@ def test_the_queue_is_filled_from_epochs_that_training_never_reaches(assemble):
     network, objective = assemble("selfsimilarity")
     loader = Loader(B, B)
     objective[0].begin(run_of(network, loader))
-    assert loader.epochs == [features.FILLING, features.FILLING + 1]
-    assert features.FILLING > 10**9
+    assert loader.epochs == [selfsimilarity.FILLING, selfsimilarity.FILLING + 1]
+    assert selfsimilarity.FILLING > 10**9
 
 
 def test_a_step_compares_with_the_old_queue_and_then_enqueues_its_keys(assemble):
@@ -204,12 +252,12 @@ def test_a_step_compares_with_the_old_queue_and_then_enqueues_its_keys(assemble)
     feature.begin(run_of(network, Loader(B, B, B)))
     old = feature.criterion.memory_queue.clone()
     data = batch()
-    step = step_of(network, data)
-    keys = feature.keys(data.second_views).clone()
+    step = features.forward(network, objective, data)
+    keys = feature.embed(data.second_views).clone()
     expected = copy.deepcopy(feature.criterion)(step.embeddings["selfsimilarity"], keys)
     torch.testing.assert_close(feature.loss(step), expected)
     assert torch.equal(feature.criterion.memory_queue, old)
-    feature.after_step(step)
+    feature.after_step(step, network)
     rows = feature.criterion.memory_queue
     assert all((rows - key).abs().sum(1).min() < 1e-5 for key in keys)
 
@@ -228,7 +276,7 @@ def test_invariantspread_shows_half_of_the_images_in_two_views(assemble):
 
 def test_invariantspread_learns_from_the_two_halves(assemble):
     network, objective = assemble("invariantspread")
-    step = step_of(network, objective[0].prepare(batch()))
+    step = features.forward(network, objective, batch())
     first, second = step.embeddings["invariantspread"].chunk(2)
     expected = objective[0].criterion(first, second)
     torch.testing.assert_close(objective[0].loss(step), expected)
@@ -239,11 +287,10 @@ def test_rotation_prediction_sees_the_rotated_view(assemble):
     network, objective = assemble("imrot")
     network.eval()
     data = batch()
-    step = step_of(network, data)
+    step = features.forward(network, objective, data)
     expected = objective[0].criterion(network.trunk(data.rotated_views), data.rotations)
     torch.testing.assert_close(objective[0].loss(step), expected)
-    other = step._replace(batch=data._replace(rotated_views=data.images))
-    assert objective[0].loss(other) != objective[0].loss(step)
+    torch.testing.assert_close(step.trunk, network.trunk(data.images))
 
 
 def test_deep_clustering_relabels_every_f_epochs_from_the_first(assemble, monkeypatch):
