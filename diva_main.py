@@ -22,10 +22,11 @@ from tqdm import tqdm
 import architectures
 import datasampler
 import datasets
-from architectures import weights
 from criteria import features
+from criteria.teaching import Teaching
 from datasets.loader import Loader, lost_workers_named
 from evaluation.embed import embed
+from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, environment, run_folder, setup
 from utilities.errors import RunError, UserError
@@ -81,6 +82,7 @@ class Training:
         if opt.compile:
             setup.compile_parts(self.device, self.network, *self.objective)
         self.epoch, self.seconds, self.monitor = 0, 0.0, Monitor()
+        self.teaching = Teaching(self.objective)
 
     def run(self) -> int:
         """All epochs from where the run stands, and its summary."""
@@ -155,6 +157,8 @@ class Training:
         for batch in bar:
             step = features.forward(network, objective, batch)
             losses = {feature.name: feature.loss(step) for feature in objective}
+            if monitor.n_steps % self.opt.log_every == 0:
+                self.teaching.measure(losses, step)
             total = sum(feature.weight * losses[feature.name] for feature in objective)
             self.scaling.backward(total, optimiser)
             gradients = gradient_statistics(*groups)
@@ -179,11 +183,15 @@ class Training:
         for name, value in {"epochs": epoch, "time": seconds, "images per second": speed,
                             "loss": means["loss"]}.items():
             log("Train", name, {name: value})
+        mean_losses = {feature.name: means[f"Loss: {feature.name}"] for feature in self.objective}
+        log("Train", "Loss", mean_losses)
         for feature in self.objective:
-            mean = means[f"Loss: {feature.name}"]
-            log("Train", "Loss", {feature.name: mean})
-            for group, segments in feature.scalars(mean).items():
+            for group, segments in feature.scalars(mean_losses[feature.name]).items():
                 log("Train", group, segments)
+        shares, idle = self.teaching.read(mean_losses)
+        log("Train", "Gradient share", shares)
+        for line in idle:
+            print(f"Epoch {epoch}: {line}", file=sys.stderr)
         for name in ("L2", "Max"):
             log("Model Grad", name, {f"Grad {name}": means[f"Grad {name}"]})
         log("Train", "Learning rate", {g["name"]: g["lr"] for g in self.optimiser.param_groups})
@@ -206,6 +214,7 @@ class Training:
     def state_dict(self) -> dict:
         """Everything that the rest of the run depends on, as plain types and tensors."""
         return {"epoch": self.epoch, "seconds": self.seconds,
+                "options": parameters.public(self.opt),
                 **{name: part.state_dict() for name, part in self.stateful().items()}}
 
     def load_state_dict(self, state: dict) -> None:
@@ -225,19 +234,6 @@ class Training:
             loader = Loader(self.splits["evaluation"], self.opt, self.device)
             self.sampler.fill(embed(self.network, loader, [self.stored_head]))
             loader.close()
-
-
-def evaluate_only(opt) -> int:
-    """Prints the metrics of `--checkpoint`; writes nothing."""
-    device = setup.device(opt)
-    tensors = weights.read_tensors(opt.checkpoint)
-    parameters.check_network(opt, weights.trained_with(opt.checkpoint))
-    evaluator = Evaluator.from_opt(opt, datasets.select(opt.dataset, opt), device)
-    network = architectures.select(opt.arch, opt, pretrained=False).to(device)
-    weights.fit(network, tensors, flag="--checkpoint", source=opt.checkpoint)
-    evaluator.evaluate(network, 0)
-    evaluator.close()
-    return 0
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from utilities.options import (
     SHARE,
     Flag,
     Range,
-    plain,
     show,
 )
 
@@ -371,11 +370,9 @@ FLAGS = options.by_name(GROUPS)
 # What a resumed run may be given anew.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "save_every",
               "wandb_key", "wandb_mode")
-# What --evaluate_only takes from the command line, not from the checkpoint's run; what may not
-# differ from that run.
+# What --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
-OF_THE_NETWORK = ("arch", "embed_dim", "diva_features")
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
@@ -471,17 +468,8 @@ def evaluated(opt: Namespace) -> Namespace:
              if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})
     merged.given = sorted({*opt.given, *(name for name in stored["given"] if name in taken)})
-    check_network(merged, stored)
+    architectures.check_options(merged, stored)
     return merged
-
-
-def check_network(opt: Namespace, trained: dict[str, Any]) -> None:
-    """UserError where `opt` makes another network than the options `trained` of a checkpoint."""
-    for name in OF_THE_NETWORK:
-        if getattr(opt, name) != trained.get(name, getattr(opt, name)):
-            refuse(f"--{name}", f"{show(getattr(opt, name))} given, but --checkpoint "
-                   f"{opt.checkpoint!r} was trained with {show(trained[name])}",
-                   f"--{name} {plain(trained[name])}")
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:

@@ -5,11 +5,16 @@ An `--arch` is `<backbone>[_frozen][_normalize]`, the suffixes in any order; `pa
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
+from utilities.options import plain, show
 
 SUFFIXES = ("frozen", "normalize")
+DEFINING = ("arch", "embed_dim", "diva_features")   # options that make a network what it is
 
 
 class Arch(NamedTuple):
@@ -59,3 +64,32 @@ def select(arch: str, opt, *, pretrained: bool = True):
 
         network = network.to(memory_format=torch.channels_last)
     return network
+
+
+def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
+    """The Network in `checkpoint`, in evaluation mode on the CPU, and its options (a Namespace).
+
+    The options are those of the training unless `opt` is given, which must not contradict them and
+    is needed for files that hold none, such as the original's. UserError for a file that is no
+    checkpoint or holds another network.
+    """
+    from architectures import weights
+
+    tensors, stored = weights.read_checkpoint(checkpoint)
+    if opt is None and not stored:
+        refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
+               "a checkpoint that this program wrote")
+    opt = Namespace(**stored) if opt is None else opt
+    check_options(opt, stored)
+    network = select(opt.arch, opt, pretrained=False)
+    weights.fit(network, tensors, flag="--checkpoint", source=str(checkpoint))
+    return network.eval(), opt
+
+
+def check_options(opt: Namespace, stored: Mapping[str, Any]) -> None:
+    """UserError where `opt` makes another network than the options `stored` with its weights."""
+    for name in DEFINING:
+        given = getattr(opt, name)
+        if given != stored.get(name, given):
+            refuse(f"--{name}", f"{show(given)} given, but --checkpoint {opt.checkpoint!r} was "
+                   f"trained with {show(stored[name])}", f"--{name} {plain(stored[name])}")

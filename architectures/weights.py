@@ -11,6 +11,7 @@ import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from architectures import backbones, original
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
 
 TIMEOUT = 30        # seconds without an answer
 CHUNK = 1 << 20     # bytes
@@ -87,12 +88,14 @@ def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
 
     UserError, naming `flag`, for any other file.
     """
-    return _read(path, flag, accepted,
-                 lambda: torch.load(path, map_location="cpu", weights_only=True))
+    return _tensors(_read(path, flag, accepted, lambda: torch.load(path, map_location="cpu",
+                                                                   weights_only=True)))
 
 
-def read_tensors(path: str | os.PathLike, flag: str = "--checkpoint") -> dict[str, Tensor]:
-    """The network's state dict in a checkpoint of ours or of the original, under `state_dict`.
+def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
+                    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state dict of the network, options it was trained with) in a checkpoint; no options in the
+    original's.
 
     Nothing that the file names is ever run (see `architectures.original`). The original's second
     names of one tensor (`layer_blocks.*`) are left out, so that `Network.load_state_dict` takes the
@@ -104,25 +107,21 @@ def read_tensors(path: str | os.PathLike, flag: str = "--checkpoint") -> dict[st
         except pickle.UnpicklingError:
             return original.load(path)
 
-    tensors = _read(path, flag, "a checkpoint with a network's state dict", load)
-    return {key: value for key, value in tensors.items() if not key.startswith("layer_blocks.")}
+    content = _read(path, flag, "a checkpoint with a network's state dict", load)
+    options = content.get("options")
+    return ({key: value for key, value in _tensors(content).items()
+             if not key.startswith("layer_blocks.")},
+            dict(options) if isinstance(options, Mapping) else {})
 
 
-def trained_with(path: str | os.PathLike) -> dict:
-    """The options that a checkpoint of ours says it was trained with; {} for any other file."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:       # the original's, or of an older form
-        return {}
-    options = content.get("options") if isinstance(content, Mapping) else None
-    return dict(options) if isinstance(options, Mapping) else {}
-
-
-def _read(path, flag: str, accepted: str, load) -> dict[str, Tensor]:
+def _read(path, flag: str, accepted: str, load) -> Mapping[str, Any]:
+    """What `load` gives, which holds a state dict; UserError for all that goes wrong."""
     if not Path(path).is_file():
-        raise UserError(f"{flag}: no file {str(path)!r}; accepted: {accepted}")
+        refuse(flag, f"no file {str(path)!r}", accepted)
     try:
-        return _tensors(load())
+        content = load()
+        _tensors(content)
+        return content
     except Exception as error:      # a damaged or foreign file can fail in any way
         raise UserError(f"{flag}: cannot read tensors from {str(path)!r}; accepted: {accepted}"
                         ) from error

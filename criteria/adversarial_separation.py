@@ -71,9 +71,15 @@ class ReversedGradient(torch.autograd.Function):
 class Feature(features.Feature):
     """The summand of all pairs; its weights rho are those of the criterion."""
 
+    remedy = "a larger --diva_rho_decorrelation"
+
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
         return cls(name, Criterion.from_opt(opt, **sizes))
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.criterion.rho.any())
 
     @property
     def formula(self) -> str:

@@ -79,6 +79,8 @@ def nearest_centroids(points: np.ndarray, n_clusters: int) -> np.ndarray:
 
 
 class Feature(features.Feature):
+    remedy = "more clusters by --diva_dc_ncluster"
+
     def __init__(self, name, criterion, *, every: int):
         """every: epochs between two clusterings."""
         super().__init__(name, criterion)

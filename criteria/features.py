@@ -60,6 +60,9 @@ class Feature(nn.Module):
     class; they differ in weight and in the miner of their criterion.
     """
 
+    # What helps where the term teaches nothing (see `criteria.teaching`).
+    remedy = "--batch_mining with harder tuples, or a larger margin of --loss"
+
     def __init__(self, name: str, criterion: nn.Module, weight: float = 1.0):
         super().__init__()
         self.name, self.criterion, self.weight = name, criterion, weight
@@ -81,6 +84,11 @@ class Feature(nn.Module):
     def formula(self) -> str:
         """The summand, as the objective printed at the start shows it."""
         return f"{'' if self.weight == 1 else f'{self.weight:g} '}L_{self.name}"
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the summand has a weight above 0."""
+        return self.weight > 0
 
     def parameter_groups(self) -> list[dict]:
         """The criterion's parameters, at the criterion's learning rate and without decay."""

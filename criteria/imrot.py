@@ -31,6 +31,8 @@ class Criterion(nn.Module):
 class Feature(features.Feature):
     """Sees the trunk of the rotated view (the original feeds the trunk of the unrotated one)."""
 
+    remedy = "leaving imrot out, whose task is solved"
+
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
         return cls(name, Criterion.from_opt(opt, **sizes))

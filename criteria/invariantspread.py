@@ -53,6 +53,8 @@ class Feature(features.Feature):
     """The network sees the first half of the batch in two views. Labels, indices and keys follow
     the images (in the original they do not)."""
 
+    remedy = "a higher --diva_instdiscr_temperature"
+
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
         return cls(name, Criterion.from_opt(opt, **sizes))

@@ -29,6 +29,8 @@ FILLING = 2**31
 
 
 class Feature(features.Feature):
+    remedy = "a higher --diva_moco_temperature, such as 0.1"
+
     def __init__(self, name, criterion, weight, *, network: nn.Module, momentum: float,
                  n_key_batches: int):
         super().__init__(name, criterion, weight)

@@ -16,7 +16,7 @@ import torch
 import diva_main
 import parameters
 from architectures.network import Network
-from criteria import features
+from criteria import dc
 from tests import runs, trees
 from tests.test_layers import ROOT
 
@@ -75,8 +75,7 @@ def test_the_time_of_an_epoch_leaves_out_clustering_and_storage(tmp_path, monkey
         return method
 
     monkeypatch.setattr("utilities.monitor.time.perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(features.DeepClustering, "before_epoch",
-                        slowly(features.DeepClustering.before_epoch))
+    monkeypatch.setattr(dc.Feature, "before_epoch", slowly(dc.Feature.before_epoch))
     monkeypatch.setattr(diva_main.Training, "fill_storage",
                         slowly(diva_main.Training.fill_storage))
     folder = runs.train(tmp_path, "--diva_features", "discriminative", "dc", "--n_epochs", 2,

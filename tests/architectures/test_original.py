@@ -55,7 +55,7 @@ def test_checkpoints_of_the_original_load(make_opt, tmp_path, monkeypatch, of_th
                     "aux": [os.getcwd, torch.float32]},
                    path, _use_new_zipfile_serialization=not older)
         patched.undo()
-    tensors = weights.read_tensors(path)
+    tensors = weights.read_checkpoint(path)[0]
     assert not any(name.startswith("layer_blocks") for name in tensors)
     fresh.load_state_dict(tensors)
     for name, tensor in fresh.state_dict().items():
@@ -68,7 +68,7 @@ def test_our_checkpoints_load_strictly(tmp_path):
                tmp_path / "ours")
     torch.save(module.state_dict(), tmp_path / "bare")
     for name in ("ours", "bare"):
-        nn.Linear(3, 2).load_state_dict(weights.read_tensors(tmp_path / name))
+        nn.Linear(3, 2).load_state_dict(weights.read_checkpoint(tmp_path / name)[0])
 
 
 def test_dtypes_views_and_shared_storages_survive(tmp_path):
@@ -79,7 +79,7 @@ def test_dtypes_views_and_shared_storages_survive(tmp_path):
     for older in (False, True):
         torch.save({"state_dict": tensors, "opt": argparse.Namespace()}, tmp_path / "file",
                    _use_new_zipfile_serialization=not older)
-        read = weights.read_tensors(tmp_path / "file")
+        read, _ = weights.read_checkpoint(tmp_path / "file")
         assert list(read) == list(tensors)
         for name, tensor in tensors.items():
             assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor), name
@@ -118,7 +118,7 @@ def test_a_malicious_pickle_does_nothing(tmp_path, monkeypatch, kind, older):
     content = {"state_dict": {"weight": torch.ones(3)}, "opt": argparse.Namespace(),
                "payload": MALICIOUS[kind]()}
     torch.save(content, "file", _use_new_zipfile_serialization=not older)
-    assert torch.equal(weights.read_tensors("file")["weight"], torch.ones(3))
+    assert torch.equal(weights.read_checkpoint("file")[0]["weight"], torch.ones(3))
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
     # The same file does harm where it is trusted (else this would test nothing).
     if kind in ("system", "eval", "open"):
@@ -137,7 +137,7 @@ def test_a_pickle_cannot_change_a_class_or_function(tmp_path, name):
     with pytest.raises(Exception, match=r"tries to change|immutable|set|attribute"):
         original.load(tmp_path / "file")
     with pytest.raises(UserError):
-        weights.read_tensors(tmp_path / "file")
+        weights.read_checkpoint(tmp_path / "file")
     assert torch._utils._rebuild_tensor_v2.__name__ == "_rebuild_tensor_v2"
 
 
@@ -152,7 +152,7 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path):
         torch.save({"state_dict": {"weight": Beyond()}, "opt": argparse.Namespace()},
                    tmp_path / "file", _use_new_zipfile_serialization=not older)
         with pytest.raises(UserError):
-            weights.read_tensors(tmp_path / "file")
+            weights.read_checkpoint(tmp_path / "file")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -163,9 +163,9 @@ def test_damaged_files_end_in_one_clear_line(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(UserError, match=r"^--checkpoint: cannot read tensors from '.*file'; "
                                         r"accepted: a checkpoint with a network's state dict$"):
-        weights.read_tensors(tmp_path / "file")
+        weights.read_checkpoint(tmp_path / "file")
     with pytest.raises(UserError, match=r"^--resume: no file '.*gone'"):
-        weights.read_tensors(tmp_path / "gone", "--resume")
+        weights.read_checkpoint(tmp_path / "gone", "--resume")
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
@@ -176,4 +176,4 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         for share in (0.2, 0.5, 0.9):
             (tmp_path / "file").write_bytes(content[:int(share * len(content))])
             with pytest.raises(UserError):
-                weights.read_tensors(tmp_path / "file")
+                weights.read_checkpoint(tmp_path / "file")

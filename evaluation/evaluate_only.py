@@ -1,0 +1,18 @@
+"""`--evaluate_only`: the metrics of a trained network, printed."""
+
+from __future__ import annotations
+
+import architectures
+import datasets
+from evaluation.evaluator import Evaluator
+from utilities import setup
+
+
+def evaluate_only(opt) -> int:
+    """Prints the metrics of the network in `--checkpoint` and writes nothing; returns 0."""
+    device = setup.device(opt)
+    network, _ = architectures.load(opt.checkpoint, opt)
+    evaluator = Evaluator.from_opt(opt, datasets.select(opt.dataset, opt), device)
+    evaluator.evaluate(network.to(device), 0)
+    evaluator.close()
+    return 0
