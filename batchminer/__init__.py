@@ -1,8 +1,8 @@
 """Miners: embeddings (B, D), labels (B,) -> index tensors on the same device.
 
-A miner has a `name`, and `tuples` says which of the three kinds below it returns. T depends on the
-batch size alone, so nothing waits for the device: an anchor that has no positive or no negative
-stays and is marked not valid.
+A miner has a `name`, and its attribute `tuples` says which of the three kinds below it returns. The
+number T of tuples depends on the batch size alone, so that nothing waits for the device: an anchor
+without a positive or a negative is kept and marked not valid.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TUPLES = {name: "triplets" for name in MINERS} | {"npair": "npairs", "lifted": "
 
 
 class Triplets(NamedTuple):
-    """"triplets": (T,) int64 rows of the batch, thrice, and (T,) bool."""
+    """Kind "triplets": three tensors (T,) int64 of rows of the batch, and (T,) bool."""
 
     anchors: Tensor
     positives: Tensor
@@ -44,7 +44,7 @@ class Triplets(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """"npairs": (T,) int64 anchors and positives, (T, B) bool negatives, (T,) bool."""
+    """Kind "npairs": anchors and positives (T,) int64, negatives (T, B) bool, valid (T,) bool."""
 
     anchors: Tensor
     positives: Tensor
@@ -53,7 +53,7 @@ class Pairs(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """"sets": every row an anchor; (B, B) bool positives and negatives, (B,) bool."""
+    """Kind "sets": every row is an anchor; positives and negatives (B, B) bool, valid (B,) bool."""
 
     positives: Tensor
     negatives: Tensor

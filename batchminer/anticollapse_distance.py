@@ -1,9 +1,10 @@
 """Distance-weighted negatives among all rows, the anchor's class included.
 
-From the code base of Roth et al. 2020 (arXiv 2002.08473), against collapsing classes: a positive
-uniformly, the negative by 1/q(max(d, lower_cutoff)) (see `distance`) among all rows but the anchor
-that are at most `upper_cutoff` away. The negative may be of the anchor's class, even the positive.
-As the original, which divides by zero where no row is near enough; here that anchor is not valid.
+From the code base of Roth et al. 2020 (arXiv 2002.08473), against the collapse of classes. Each row
+is an anchor once. Its positive is drawn uniformly; its negative is drawn with probability
+~ 1/q(max(d, lower_cutoff)) (see `distance`) among all other rows at most `upper_cutoff` away, which
+may be of the anchor's class or even the positive. Deviation from the original: it divides by zero
+where no row is near enough; here that anchor is not valid.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, inverse_density, relations
+from batchminer.sampling import draw, inverse_density, one_per_anchor, relations
 from utilities.geometry import distances
 
 
@@ -35,5 +36,4 @@ class Miner:
         positives, has_positive = draw(relations(labels)[0])
         negatives, has_negative = draw(
             inverse_density(d, embeddings.shape[1], near, lower_cutoff=self.lower_cutoff))
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, positives, negatives, has_positive & has_negative)
+        return one_per_anchor(positives, negatives, has_positive & has_negative)

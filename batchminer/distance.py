@@ -2,11 +2,13 @@
 
     P(n | a) ~ 1 / q(max(d_an, lower_cutoff)),   q(d) ~ d^(D-2) (1 - d^2/4)^((D-3)/2)
 
-One triplet per anchor: a positive uniformly, a negative of another class by 1/q, which spreads the
-negatives evenly over distances. The paper cuts the weight to a constant at its lower end, as here.
-The original has its upper cutoff commented out, so there is none here; its log-weights, shifted by
-the maximum over all rows, are shifted by the maximum over the candidates (the same probabilities
-without its underflow), and distances of 2 and more, NaN there, are ordinary here.
+Each row is an anchor once. Its positive is drawn uniformly, its negative among the other classes
+with probability ~ 1/q, which spreads negatives evenly over distances. Below the lower cutoff the
+weight is constant, as in the paper. There is no upper cutoff: the original has it commented out.
+
+Deviations from the original: log-weights are shifted by the maximum over each anchor's candidates
+instead of over all rows, which gives the same probabilities without underflow, and distances of 2
+and more, which give NaN there, are allowed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, inverse_density, relations
+from batchminer.sampling import draw, inverse_density, one_per_anchor, relations
 from utilities.geometry import distances
 
 
@@ -37,5 +39,4 @@ class Miner:
                                   negatives, lower_cutoff=self.lower_cutoff)
         positives, has_positive = draw(candidates)
         negatives, has_negative = draw(weights)
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, positives, negatives, has_positive & has_negative)
+        return one_per_anchor(positives, negatives, has_positive & has_negative)

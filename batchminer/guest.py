@@ -1,10 +1,10 @@
-"""Any miner of pytorch-metric-learning (Musgrave et al. 2020, arXiv 2008.09164):
+"""Miners of pytorch-metric-learning (Musgrave et al. 2020, arXiv 2008.09164):
 `--batch_mining pml:<Class>`.
 
-`--pml_miner_args` holds the constructor's arguments (see `utilities.guests`). What it mines becomes
-triplets, for losses written here: the miner's own, or of pairs (a1, p), (a2, n) all triplets
-(a, p, n) with a = a1 = a2. `raw` gives its answer as it is, for the library's own losses. Unlike
-the miners written here, T varies and a guest may wait for the device.
+`--pml_miner_args` holds the constructor's arguments (see `utilities.guests`). The losses of this
+repository get triplets: the guest's, or where it mines pairs (a1, p) and (a2, n) all triplets
+(a, p, n) with a = a1 = a2. The library's losses get the unchanged answer of the guest by `raw`.
+Unlike the miners of this repository, a guest may wait for the device, and T varies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Miner:
     def from_opt(cls, name: str, opt) -> Miner:
         miner = cls(name, guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
                                        arguments_flag="--pml_miner_args"))
-        miner.rehearse(torch.arange(opt.bs) // opt.samples_per_class, opt.embed_dim)
+        miner.check_on_a_batch(torch.arange(opt.bs) // opt.samples_per_class, opt.embed_dim)
         return miner
 
     @torch.no_grad()
@@ -48,8 +48,8 @@ class Miner:
         """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
         return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))
 
-    def rehearse(self, labels: Tensor, dim: int) -> None:
-        """UserError when a batch of the run's size cannot be mined."""
+    def check_on_a_batch(self, labels: Tensor, dim: int) -> None:
+        """UserError when random embeddings of a batch with these `labels` cannot be mined."""
         with torch.random.fork_rng(devices=[]):
             embeddings = nn.functional.normalize(torch.randn(len(labels), dim))
             try:

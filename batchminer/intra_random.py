@@ -1,9 +1,10 @@
 """Triplets inside one class: how its members vary.
 
-DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. As many triplets as samples; each draws
-a class of the batch uniformly, whatever its size, then anchor, positive and negative from its
-members, with replacement. As the original: with two members per class most triplets repeat a row,
-and they count. A class of one image, which can only give (a, a, a), is not valid here.
+DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. There are as many triplets as rows. Each
+draws a class of the batch uniformly, whatever its size, then anchor, positive and negative from the
+members of that class with replacement. With two members per class most triplets contain a row
+twice; as in the original they are valid. Deviation from the original: a class with a single row,
+which can only give (a, a, a), is not valid.
 """
 
 from __future__ import annotations

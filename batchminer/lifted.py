@@ -1,8 +1,5 @@
-"""Tuples of the lifted structure loss (Song et al. 2016, arXiv 1511.06452): everything.
-
-Every row is an anchor, with all rows of its class and all rows of other classes, as the generalised
-form (Hermans et al. 2017, arXiv 1703.07737) wants them.
-"""
+"""All positives and all negatives of every row, for the lifted structure loss (Song et al. 2016,
+arXiv 1511.06452) in its generalised form (Hermans et al. 2017, arXiv 1703.07737)."""
 
 from __future__ import annotations
 

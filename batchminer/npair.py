@@ -1,7 +1,7 @@
-"""Tuples of the N-pair loss (Sohn 2016): a positive uniformly, all rows of other classes.
+"""Tuples of the N-pair loss (Sohn 2016, NIPS).
 
-The paper pairs N classes with one anchor and one positive each. Here every row is an anchor once,
-and all rows of other classes are its negatives.
+Every row is an anchor once. Its positive is drawn uniformly, and all rows of other classes are its
+negatives. In the paper each of N classes gives one anchor and one positive.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Negatives by a histogram over distances: the fixed distributions of PADS.
+"""Negatives drawn by a histogram over distances: the fixed distributions of PADS.
 
-PADS (Roth et al. 2020, arXiv 2003.11113, section 3) learns such a histogram; here it is one of
-those that it starts from or is compared with. The range `support_lim` is cut into bins by
-`n_support` edges. One triplet per anchor: a positive uniformly; a bin by the histogram among the
-bins in which the anchor has negatives; a negative uniformly in that bin.
+PADS (Roth et al. 2020, arXiv 2003.11113, section 3) learns such a histogram. This miner offers the
+histograms that PADS starts from or is compared with. `n_support` edges cut the range `support_lim`
+into bins. Each row is an anchor once. Its positive is drawn uniformly. Its negative is drawn
+uniformly from a bin, and the bin uniformly among those of the mode that hold a negative:
 
-    uniform      every bin alike
+    uniform      every bin
     hards        bins up to 0.5
     semihards    bins from 0.3 to 0.7
     veryhards    bins up to 0.3
 
-A bin belongs to a range by its centre. The other bins are drawn from only where the anchor has no
-negative in the range (the original gives them 1e-15), and all negatives alike where none is within
-`support_lim`.
+A bin belongs to a mode by its centre. Where no bin of the mode holds a negative, the bin is drawn
+among all others (the original gives these the weight 1e-15); where no negative lies within
+`support_lim`, the negative is drawn among all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, prefer, relations
+from batchminer.sampling import draw, one_per_anchor, prefer, relations
 from utilities.geometry import distances
 
 RANGES = {"uniform": (0.0, float("inf")), "hards": (0.0, 0.5), "semihards": (0.3, 0.7),
@@ -55,6 +55,4 @@ class Miner:
         chosen, _ = draw(prefer(populated & preferred, populated))
         in_bin = negatives & (bin_of == chosen[:, None])
         negatives, has_negative = draw(prefer(in_bin, negatives))
-
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, positives, negatives, has_positive & has_negative)
+        return one_per_anchor(positives, negatives, has_positive & has_negative)

@@ -1,9 +1,11 @@
 """Random triplets: B of all valid triplets of the batch, uniformly and without repetition.
 
 The N = sum_a P_a N_a valid triplets (P_a positives, N_a negatives of anchor a) are numbered anchor
-by anchor; B distinct numbers are drawn, and each is taken apart into anchor, positive, negative.
-Nothing of size N is made. Fewer than B triplets in all: each comes once, the rest is not valid.
-The original draws classes and members first, so that anchor and positive may be the same row.
+by anchor. B distinct numbers are drawn, and anchor, positive and negative are computed from each.
+No tensor has size N. Where N < B, every triplet comes once, and the others are marked not valid.
+
+Deviation from the original: it draws classes first and members then, so that its triplets are not
+uniform over all valid triplets of the batch.
 """
 
 from __future__ import annotations
@@ -44,19 +46,20 @@ class Miner:
 def distinct(total: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """total () int64 -> `count` distinct numbers of 0..total-1 uniformly, and which are valid.
 
-    The first `count` steps of Fisher and Yates: step i swaps places i and j_i of 0, 1, 2, ... with
-    j_i uniform in i..total-1, and returns what comes to place i. What lies at a place when step i
-    looks was brought there by the last earlier step m with j_m = that place, from place m, where
-    in turn it was brought by an earlier step; following these links back to the first one, all at
-    once by pointer doubling, replaces the list of length `total`. Steps past `total` are not valid.
+    These are the first `count` steps of Fisher and Yates' shuffle of the list 0..total-1: step i
+    draws j_i uniformly from i..total-1, swaps the entries at positions i and j_i, and returns the
+    one that comes to position i. The list itself is never made. The entry that step i finds at a
+    position was put there by the last earlier step m with j_m = that position. It came from
+    position m, where an even earlier step had put it, and so on. These links are followed back to
+    the first step, for all steps at once by pointer doubling. Steps from `total` on are not valid.
     """
     step = torch.arange(count, device=total.device)
     uniform = torch.rand(count, dtype=torch.float64, device=total.device)
     other = step + (uniform * (total - step)).long()
 
-    def last_step_to(places: Tensor) -> Tensor:
-        """places (count,) of steps 0.. -> the last earlier step that swapped with it, or -1."""
-        hits = (other == places[:, None]).tril(-1)
+    def last_step_to(positions: Tensor) -> Tensor:
+        """For each step i, the last earlier step m with j_m = positions[i], or -1."""
+        hits = (other == positions[:, None]).tril(-1)
         return torch.where(hits, step, -1).amax(1)
 
     before = last_step_to(step)

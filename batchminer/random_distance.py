@@ -1,8 +1,9 @@
-"""Distance-weighted mining with permuted labels: tuples that say what classes have in common.
+"""Distance-weighted mining with permuted labels: what classes have in common.
 
-DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2, in the form of `--diva_sharing random`:
-the batch's labels are permuted, then triplets are mined as by `distance`. So anchor and positive
-share a permuted label, the negative has another one, whatever their true labels. As the original.
+DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2, for `--diva_sharing random`: the labels
+of the batch are permuted, then `distance` mines with them. Anchor and positive thus have the same
+permuted label and the negative has another one, whatever their true labels are. The original does
+the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Distance-weighted mining that sometimes pushes the anchor's own class away.
+"""Distance-weighted mining that sometimes pushes the anchor's class apart.
 
 rho-regularisation (Roth et al. 2020, arXiv 2002.08473, section 5): with probability `cp` the
-triplet (a, p, n) is replaced by (a, a, p), which spreads a class out and so keeps the embedding
-from collapsing onto few directions; otherwise a triplet of `distance`. As the original, for both
-names; there is no upper cutoff, as in `distance`.
+triplet (a, p, n) of `distance` is replaced by (a, a, p). This spreads a class out and so keeps the
+embedding from collapsing onto few directions. The original does the same under both names of this
+miner; like `distance`, neither applies its upper cutoff.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from batchminer import Triplets
-from batchminer.sampling import draw, inverse_density, relations
-from utilities.geometry import distances
+from batchminer import Triplets, distance
+from batchminer.sampling import relations
 
 
 class Miner:
     tuples = "triplets"
 
     def __init__(self, name: str, *, lower_cutoff: float, cp: float):
-        self.name, self.lower_cutoff, self.cp = name, lower_cutoff, cp
+        self.name, self.cp = name, cp
+        self.by_distance = distance.Miner(lower_cutoff=lower_cutoff)
 
     @classmethod
     def from_opt(cls, name: str, opt) -> Miner:
@@ -33,13 +33,9 @@ class Miner:
     @torch.no_grad()
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
-        candidates, negatives = relations(labels)
-        weights = inverse_density(distances(embeddings, embeddings), embeddings.shape[1],
-                                  negatives, lower_cutoff=self.lower_cutoff)
-        members, has_member = draw(candidates)
-        negatives, has_negative = draw(weights)
-        anchors = torch.arange(len(labels), device=labels.device)
+        anchors, positives, negatives, valid = self.by_distance(embeddings, labels)
+        has_positive = relations(labels)[0].any(1)
         switched = torch.rand(len(labels), device=labels.device) < self.cp
-        return Triplets(anchors, torch.where(switched, anchors, members),
-                        torch.where(switched, members, negatives),
-                        has_member & (has_negative | switched))
+        return Triplets(anchors, torch.where(switched, anchors, positives),
+                        torch.where(switched, positives, negatives),
+                        valid | (has_positive & switched))

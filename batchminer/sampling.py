@@ -1,8 +1,8 @@
-"""What miners share: who is a positive or a negative of whom, and draws that wait for no device.
+"""What miners share: positives and negatives of each row, and draws that never wait for the device.
 
-Draws go through integers: cumulative sums of integers are exact, the same on every device, and
-allowed under torch's deterministic algorithms, and a weight of zero is never drawn. (A tensor for
-`torch.multinomial` must not hold a row of zeros, and it costs ten times as much.)
+Weights are integers. Their cumulative sums are exact, the same on every device and allowed under
+torch's deterministic algorithms, and a weight of zero is never drawn. `torch.multinomial` refuses
+rows of zeros and takes ten times as long.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from batchminer import Triplets
 from utilities.geometry import log_sphere_density
 
-# Weights in [0, 1] as integers: resolves 1e-12, and 2**23 of them add up without overflow.
+# The weight 1 as an integer: weights resolve 1e-12, and 2**23 of them add up without overflow.
 ONE = 2**40
+
+
+def one_per_anchor(positives: Tensor, negatives: Tensor, valid: Tensor) -> Triplets:
+    """Triplets of which row i of the batch is anchor i; all arguments (B,)."""
+    return Triplets(torch.arange(len(valid), device=valid.device), positives, negatives, valid)
 
 
 def relations(labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -23,17 +29,17 @@ def relations(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights (T, B) bool or int64 -> per row, a column with probability ~ weight, (T,) int64.
+    """weights (T, B) bool or int64 -> for each row a column with probability ~ weight, (T,) int64.
 
-    Also (T,) bool: whether the row has a weight above zero; where it has none the column means
-    nothing, but is one.
+    Also (T,) bool: whether the row has a weight above zero. Where it has none, the column is an
+    arbitrary one.
     """
-    (columns,), found = draw_several(weights, 1)
-    return columns, found
+    (columns,), possible = draw_several(weights, 1)
+    return columns, possible
 
 
 def draw_several(weights: Tensor, n: int) -> tuple[tuple[Tensor, ...], Tensor]:
-    """As `draw`, n times with replacement: n tensors (T,) int64, and (T,) bool."""
+    """Like `draw`, n times with replacement: n tensors (T,) int64, and (T,) bool."""
     sums = weights.cumsum(1, dtype=torch.int32 if weights.dtype == torch.bool else torch.int64)
     totals = sums[:, -1]
     uniform = torch.rand((n, len(sums)), dtype=torch.float64, device=weights.device)
@@ -42,16 +48,16 @@ def draw_several(weights: Tensor, n: int) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 def columns_above(sums: Tensor, thresholds: Tensor) -> Tensor:
-    """Per row and threshold the first column whose sum is above it, or the last if none is.
+    """For each threshold of a row the first column whose sum exceeds it, or the last if none does.
 
-    sums (T, B) of one integer dtype with thresholds (T, n); sums do not fall along a row.
+    sums (T, B), which never decrease along a row, and thresholds (T, n) of the same integer dtype
     -> (T, n) int64.
     """
     return torch.searchsorted(sums, thresholds, right=True).clamp_(max=sums.shape[1] - 1)
 
 
 def prefer(candidates: Tensor, fallback: Tensor) -> Tensor:
-    """(T, B) bool twice -> each row of `candidates`, or of `fallback` where it has none."""
+    """Each row of `candidates` (T, B) bool, or that of `fallback` where it holds no candidate."""
     return torch.where(candidates.any(1, keepdim=True), candidates, fallback)
 
 

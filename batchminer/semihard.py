@@ -1,11 +1,12 @@
 """Semi-hard mining (Schroff et al. 2015, FaceNet, arXiv 1503.03832, section 3.2).
 
-One triplet per anchor: a positive uniformly, then a negative uniformly among
+Each row is an anchor once. Its positive is drawn uniformly, then its negative uniformly among those
+with
 
     d_ap < d_an < d_ap + margin
 
-or among all negatives where there is none. The paper mines squared distances, here they are plain.
-The original's miner of this name follows another rule by mistake, here called `softhard`.
+or among all negatives where there is none. Deviation from the paper: distances are not squared.
+Deviation from the original: its miner of this name by mistake follows the rule of `softhard`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, prefer, relations
+from batchminer.sampling import draw, one_per_anchor, prefer, relations
 from utilities.geometry import distances
 
 
@@ -38,8 +39,7 @@ class Miner:
         d_ap = d.gather(1, positives[:, None])
         semihard = negatives & (d > d_ap) & (d < d_ap + self.margin)
         negatives, has_negative = draw(prefer(semihard, negatives))
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, positives, negatives, has_positive & has_negative)
+        return one_per_anchor(positives, negatives, has_positive & has_negative)
 
 
 def margin_of_loss(opt, default: float = 0.2) -> float:

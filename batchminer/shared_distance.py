@@ -1,12 +1,12 @@
 """Triplets of three classes: what classes have in common (`--diva_sharing standard` and `full`).
 
-DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. Per anchor a, of class y_a:
+DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. For each anchor a of class y_a:
 
     P(n | a) ~ 1 / q(max(d_an, lower_cutoff))   among y_n != y_a                  (as `distance`)
     p among y_p not in {y_a, y_n}: uniformly                                 (shared_neg_distance)
                                    by 1 / q(max(d_ap, lower_cutoff))        (shared_full_distance)
 
-As the original. A batch of fewer than three classes has no such triplet.
+The original does the same. In a batch of fewer than three classes no triplet is valid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, inverse_density, relations
+from batchminer.sampling import draw, inverse_density, one_per_anchor, relations
 from utilities.geometry import distances
 
 
@@ -44,5 +44,4 @@ class Miner:
         positives, has_positive = draw(
             self.by_distance(d, embeddings.shape[1], third_class)
             if self.positives_by_distance else third_class)
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, positives, negatives, has_positive & has_negative)
+        return one_per_anchor(positives, negatives, has_positive & has_negative)

@@ -1,13 +1,13 @@
-"""Soft-hard mining: random among the hard (Roth et al. 2020, arXiv 2002.08473, appendix).
+"""Soft-hard mining: uniformly among hard members (Roth et al. 2020, arXiv 2002.08473, appendix).
 
-One triplet per anchor, both members uniformly, among
+Each row is an anchor once. Its positive and its negative are drawn uniformly among
 
     positives farther than the nearest negative:   d_ap > min_n d_an
     negatives closer than the farthest positive:   d_an < max_p d_ap
 
-or among all positives and all negatives where there are none (one set is empty when the other is).
-The original's `semihard` follows this rule by mistake. `anticollapse_semihard` is the same rule
-with the hard positives among the candidates for the negative, which spreads classes out.
+If one of the two sets is empty, so is the other; both are then drawn among all positives and all
+negatives. The original's `semihard` follows this rule by mistake. In `anticollapse_semihard` the
+hard positives are candidates for the negative, too, which spreads classes out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from batchminer import Triplets
-from batchminer.sampling import draw, prefer, relations
+from batchminer.sampling import draw, one_per_anchor, prefer, relations
 from utilities.geometry import distances
 
 
@@ -39,9 +39,8 @@ class Miner:
             hard_negatives = hard_negatives | hard_positives
         chosen_positives, has_positive = draw(prefer(hard_positives, positives))
         chosen_negatives, _ = draw(prefer(hard_negatives, negatives))
-        anchors = torch.arange(len(labels), device=labels.device)
-        return Triplets(anchors, chosen_positives, chosen_negatives,
-                        has_positive & negatives.any(1))
+        return one_per_anchor(chosen_positives, chosen_negatives,
+                              has_positive & negatives.any(1))
 
     @staticmethod
     def hard(embeddings: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@
     L = sum_st rho_st c_st
 
 with phi the unit embeddings of the source s and the target t, and a two-layer MLP for each pair.
-Between network and phi gradients are reversed: the MLP learns to predict the target's embedding
-from the source's, the network to make that impossible.
+Gradients are reversed between the network and phi: the MLP learns to predict the target's embedding
+from the source's, and the network learns to make that impossible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from criteria import features
 class Criterion(nn.Module):
     def __init__(self, directions: Sequence[str], rho: Sequence[float], *, embed_dim: int,
                  hidden_dim: int, lr: float):
-        """directions: "source-target" each; rho: a weight for each."""
+        """directions: each "source-target"; rho: the weight of each direction."""
         super().__init__()
         assert len(directions) == len(rho) > 0, (directions, rho)
         self.directions, self.lr = list(directions), lr
@@ -42,11 +42,11 @@ class Criterion(nn.Module):
         return self.rho @ self.correlations(embeddings)
 
     def terms(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{direction: c}, not weighted by rho."""
+        """{direction: c}, without the weights rho."""
         return dict(zip(self.directions, self.correlations(embeddings), strict=True))
 
     def correlations(self, embeddings: dict[str, Tensor]) -> Tensor:
-        """c of each direction, (P,)."""
+        """c of each of the P directions, (P,)."""
         pairs = [direction.split("-") for direction in self.directions]
         phi = {name: F.normalize(ReversedGradient.apply(embeddings[name]), dim=1)
                for name in dict.fromkeys(name for pair in pairs for name in pair)}

@@ -3,8 +3,8 @@
     L = w mean_t log(1 + sum_n exp(4 tan^2(alpha) (a + p).n - 2 (1 + tan^2(alpha)) a.p))
         + mean_t log(1 + sum_n exp(a.n - a.p)) + l2 mean_i ||x_i||
 
-The first term on normalised vectors, the second on raw ones. The paper calls w lambda; the original
-weights the angular term by 2 and adds the l2 term.
+The first term takes normalised vectors, the second raw ones. w is the paper's lambda. The original
+sets it to 2 and adds the l2 term.
 """
 
 from __future__ import annotations

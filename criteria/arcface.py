@@ -7,8 +7,8 @@ cos(theta_ij + m) would rise again, their code continues with cos(theta_ij) - m 
 
 The original (`--loss_arcface_original`) adds the shift cos(theta_y + m) - cos(theta_y) to every
 logit of the row. A softmax does not change when all its logits move together, so the margin has no
-effect there: what remains, and is computed, is the scaled softmax over cosines clamped to
-[1e-10, 1 - 1e-10], of embeddings taken as they come.
+effect there. Computed is what remains: the scaled softmax over cosines clamped to
+[1e-10, 1 - 1e-10], of embeddings that are not normalised here.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Criterion(nn.Module):
             cosines = (embeddings @ class_weights.T).clamp(1e-10, 1 - 1e-10)
         else:
             cosines = F.normalize(embeddings, dim=1) @ class_weights.T
-            own = labels.unsqueeze(1)
-            cosines = cosines.scatter(1, own, self.add_margin(cosines.gather(1, own)))
+            columns = labels.unsqueeze(1)
+            cosines = cosines.scatter(1, columns, self.add_margin(cosines.gather(1, columns)))
         return F.cross_entropy(self.scale * cosines, labels)
 
     def add_margin(self, cosine: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
     L = mean_t [d_ap - m_pos]+ + mean_t [m_neg - d_an]+
 
-The paper squares both terms and has no m_pos; the original, followed here, does neither.
+The paper squares both terms and has no m_pos. The original, followed here, squares neither and adds
+m_pos.
 """
 
 from __future__ import annotations

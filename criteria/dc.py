@@ -23,7 +23,7 @@ from utilities.errors import UserError
 class Criterion(nn.Module):
     def __init__(self, feature_dim: int, n_samples: int, *, n_clusters: int, pca_dim: int,
                  lr: float):
-        """n_samples: training images. UserError when there are fewer than clusters."""
+        """n_samples: number of training images; UserError where it is below n_clusters."""
         super().__init__()
         if n_samples < n_clusters:
             raise UserError(f"--diva_dc_ncluster: {n_clusters} clusters, but there are only "
@@ -45,8 +45,8 @@ class Criterion(nn.Module):
     def update(self, embeddings: Tensor | np.ndarray) -> None:
         """Clusters the training set's trunk features (n_samples, feature_dim), in dataset order.
 
-        Cluster numbers change their meaning, so the classifier starts anew, in place: an
-        optimiser's state for it is stale afterwards.
+        Cluster numbers change their meaning, so the classifier is initialised anew, in place. An
+        optimiser's state for it is outdated afterwards.
         """
         trunks = torch.as_tensor(embeddings).float().cpu().numpy()
         assert len(trunks) == len(self.pseudo_labels), trunks.shape
@@ -62,7 +62,7 @@ class Criterion(nn.Module):
 def principal_components(trunks: np.ndarray, dim: int) -> np.ndarray:
     """(N, F) -> (N, at most dim): the first principal components, without whitening.
 
-    N centred points span N - 1 dimensions; faiss would add a direction of noise.
+    N centred points span N - 1 dimensions; any further component that faiss gives is noise.
     """
     n_points, width = trunks.shape
     pca = faiss.PCAMatrix(width, max(1, min(dim, width, n_points - 1)))

@@ -2,14 +2,14 @@
 
     L = mean_i CE([q_i.k_i, w_i1 q_i.m_1, ..., w_iK q_i.m_K] / t, 0),   w_ij ~ 1 / q(d_ij)
 
-with q(d) the density of distances on the unit sphere and d_ij = |q_i - m_j|, at least the lower
-cutoff; beyond the upper cutoff w is 0. No gradient through w. Queries, keys and queue are unit
-vectors.
+with q(d) the density of distances on the unit sphere and d_ij = |q_i - m_j|, clamped from below at
+the lower cutoff. Beyond the upper cutoff w is 0. The weights are constants for autograd. Queries,
+keys and queue are unit vectors.
 
-Paper (`--diva_fixed`): each query's weights sum to 1 over the queue. Released code, the default:
-the weights of each queue entry sum to 1 over the queries of the batch, and what is too small beside
-the largest weight of the whole matrix (below 1e-45) counts as 1e-45. Both: weights that would sum
-over nothing are equal.
+In the paper (`--diva_fixed`) the weights of each query sum to 1 over the queue. In the released
+code, the default here, the weights of each queue entry sum to 1 over the queries of the batch;
+before that, weights below 1e-45 of the largest in the matrix are raised to 1e-45 of it. In both,
+weights that would all be 0 are equal instead.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Criterion(moco.Criterion):
     def weights(self, similarities: Tensor) -> Tensor:
         """q.m (B, K) -> w (B, K), constants for autograd.
 
-        Logarithms up to one softmax: the floor is a subnormal number, which hardware that flushes
-        those to zero would lose. What is smaller still beside the largest of its sum counts as
-        e^-80 of that: processors are slow with subnormal numbers. In place, and without a mask,
-        whose branches cost most of all.
+        All steps but the last, a softmax, work with logarithms: the floor 1e-45 is a subnormal
+        number, which some hardware flushes to zero. Weights below e^-80 of the largest in their
+        sum are raised to that, because processors are slow with subnormal numbers. Operations are
+        in place and without masks, which would take most of the time.
         """
         summed = 1 if self.per_query else 0
         d2 = torch.rsub(similarities, 2, alpha=2).clamp_(min=self.lower_cutoff**2)

@@ -97,7 +97,7 @@ class Feature(nn.Module):
                  "name": f"criterion of {self.name}"}] if parameters else []
 
     def compile(self) -> None:
-        """Compiles the networks that only this feature has."""
+        """Compiles the networks that belong to this feature alone."""
 
     def begin(self, run: Run) -> None:
         """Before the first epoch of a new run (not of a resumed one)."""

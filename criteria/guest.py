@@ -3,9 +3,10 @@
     L = loss(embeddings, labels, indices_tuple)
 
 `--pml_loss_args` holds the constructor's arguments (see `utilities.guests`); the number of classes
-and the embedding's width are filled in. Its learned parameters train at the key "lr" of the same
-arguments, by default at 5e-4, the rate of this repository's own proxies and margins. The indices
-are a miner's valid tuples. Unlike the criteria written here, a guest may wait for the device.
+and the embedding's width are filled in. The entry "lr" of the same arguments is the learning rate
+of the guest's parameters, by default 5e-4, as for margins and proxies here. `indices_tuple` holds
+the valid tuples of a miner. Unlike the criteria of this repository, a guest may wait for the
+device.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ class Criterion(nn.Module):
                             "to learn; accepted: arguments without lr")
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
-        # Whose miner it is cannot be told: a feature's may be the one that --batch_mining names.
+        # Both the main loss and a feature may use the miner that --batch_mining names, so it does
+        # not tell for which of them this criterion is.
         on_tuples = batchminer is not None and criteria.needs(opt.diva_features, "triplets")
-        criterion.rehearse(name, labels, opt.embed_dim, needs_tuples=on_tuples)
+        criterion.check_on_a_batch(name, labels, opt.embed_dim, needs_tuples=on_tuples)
         return criterion
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class Criterion(nn.Module):
         loss = self.loss(embeddings, labels, self.mine(embeddings, labels))
         for name, value in self.memory().items():
             if isinstance(value, Tensor) and value.requires_grad:
-                self.remember(name, value.detach())  # else the next step would reach back
+                self.remember(name, value.detach())  # cuts the graph of this step
         return loss
 
     def mine(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...] | None:
@@ -65,11 +67,12 @@ class Criterion(nn.Module):
             return self.batchminer.raw(embeddings, labels)
         return indices_tuple(self.batchminer.tuples, self.batchminer(embeddings, labels))
 
-    def rehearse(self, name: str, labels: Tensor, dim: int, *, needs_tuples: bool) -> None:
-        """UserError when the loss cannot be computed from a batch of the run's size.
+    def check_on_a_batch(self, name: str, labels: Tensor, dim: int, *, needs_tuples: bool) -> None:
+        """UserError when the loss cannot be computed from random embeddings with these `labels`.
 
-        With `needs_tuples` also when it does not care which rows the tuples bring together, as
-        classification losses do: the features `shared` and `intra` would teach nothing of theirs.
+        With `needs_tuples` also when the loss does not depend on which rows a tuple brings
+        together, as is so for classification losses: features that differ by their tuples, like
+        `shared` and `intra`, would then learn nothing but what `discriminative` learns.
         """
         with torch.random.fork_rng(devices=[]):
             embeddings = F.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()
@@ -83,10 +86,10 @@ class Criterion(nn.Module):
                                 "its arguments by --pml_loss_args") from error
             if needs_tuples:
                 rows = torch.arange(len(labels))
-                one, other = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
-                              for partners in ((rows.roll(1), rows.roll(2)),
-                                               (rows.roll(3), rows.roll(5))))
-                if one.equal(other) and one != 0:
+                near, far = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
+                             for partners in ((rows.roll(1), rows.roll(2)),
+                                              (rows.roll(3), rows.roll(5))))
+                if near.equal(far) and near != 0:
                     raise UserError(f"--diva_features: --loss {name} does not compare the rows of "
                                     "a tuple, so it cannot teach shared or intra; accepted: a loss "
                                     "on pairs or triplets, or neither of the two")
@@ -94,7 +97,7 @@ class Criterion(nn.Module):
     def memory(self) -> dict[str, bool | int | float | Tensor]:
         """What the guest keeps outside parameters and buffers, e.g. the position in a queue.
 
-        NumPy's numbers as plain ones: a checkpoint with others does not load.
+        NumPy's numbers become plain ones, because a checkpoint with NumPy's does not load.
         """
         return {f"{name}.{attribute}": value.item() if isinstance(value, np.generic) else value
                 for name, module in self.loss.named_modules()
@@ -110,14 +113,14 @@ class Criterion(nn.Module):
         return self.memory()
 
     def set_extra_state(self, state: dict) -> None:
-        """Tensors go to where those are that they replace, or else to where the criterion is."""
+        """Moves each tensor to the device of the one that it replaces, else to the criterion's."""
         present = self.memory()
-        home = next(itertools.chain(self.parameters(), self.buffers()), None)
+        first = next(itertools.chain(self.parameters(), self.buffers()), None)
         for name, value in state.items():
             if isinstance(value, Tensor):
                 replaced = present.get(name)
-                beside = replaced if isinstance(replaced, Tensor) else home
-                value = value if beside is None else value.to(beside.device)
+                target = replaced if isinstance(replaced, Tensor) else first
+                value = value if target is None else value.to(target.device)
             self.remember(name, value)
 
 
@@ -128,10 +131,10 @@ def check_rate(lr) -> float:
 
 
 def indices_tuple(kind: str, tuples) -> tuple[Tensor, ...]:
-    """The valid ones among a miner's `tuples` of that `kind`, as the guest wants them.
+    """The valid ones among a miner's `tuples` of that `kind`, in the library's form.
 
-    (anchors, positives, negatives) of "triplets"; of "npairs" and "sets" (anchors, positives,
-    anchors, negatives), every pair once.
+    "triplets" become (anchors, positives, negatives); "npairs" and "sets" become (anchors,
+    positives, anchors, negatives), every pair once.
     """
     valid = tuples.valid
     if kind == "sets":

@@ -3,9 +3,9 @@
     L = sum_r h-_r sum_{q <= r} h+_q
 
 h+ and h- are the histograms of the similarities of positive and negative pairs over the nodes
-t_r = -1 + r Delta, Delta = 2 / (nbins - 1); a triangular kernel shares each pair between its two
-neighbouring nodes. The original finds these by comparing floats and so loses weights unless Delta
-is a binary fraction; here every histogram sums to one.
+t_r = -1 + r Delta, Delta = 2 / (nbins - 1). A triangular kernel divides each pair between its two
+neighbouring nodes. Deviation from the original: it finds these nodes by comparing floats, which
+loses weights unless Delta is a binary fraction; here every histogram sums to one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     L = mean_i CE(V h_i, r_i)
 
-with trunk features h_i of an image turned by r_i quarters and a linear classifier V without bias.
+with trunk features h_i of an image turned by r_i quarter turns and a linear classifier V without
+bias.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     p_ij = exp(x_i.x_j / t) / sum_{k != i} exp(x_i.x_k / t)
     L = -1/n sum_i [ log p_{i, twin(i)} + sum_{j != i, twin(i)} log(1 - p_ij) ]
 
-over n = 2 B embeddings of B images in two views. As in the authors' code, the right factor x_j is a
-constant for autograd.
+over the n = 2 B embeddings of B images in two views. As in the authors' code, the right factor x_j
+is a constant for autograd.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Criterion(nn.Module):
         x = torch.cat([head_1, head_2])
         rows = torch.arange(len(x), device=x.device)
         twin = rows.roll(len(head_1)).unsqueeze(1)                                # (n, 1)
-        itself = rows == rows.unsqueeze(1)
-        logits = (x @ x.detach().T / self.temperature).masked_fill(itself, ABSENT)
+        diagonal = rows == rows.unsqueeze(1)
+        logits = (x @ x.detach().T / self.temperature).masked_fill(diagonal, ABSENT)
         total = logits.logsumexp(1, keepdim=True)
         log_p = logits - total                                                    # (n, n)
 
-        # log(1 - p) cancels where p is near 1. Only the largest p of a row can be: there 1 - p is
-        # the sum over all others, as a logsumexp of its own.
+        # log(1 - p) loses its digits where p is near 1, which only the largest p of a row can be.
+        # For that one, 1 - p is computed as the sum over all others.
         largest = logits.detach().argmax(1, keepdim=True)
         others = logits.scatter(1, largest, ABSENT).logsumexp(1, keepdim=True) - total
         smaller = log_p.scatter(1, largest, ABSENT).scatter(1, twin, ABSENT)

@@ -2,7 +2,7 @@
 
     L = mean_a [log sum_p exp(d_ap) + log sum_n exp(m - d_an)]+ + l2 mean_i ||x_i||
 
-after Song et al. 2016 (arXiv 1511.06452). The l2 term is the original's.
+It generalises Song et al. 2016 (arXiv 1511.06452). The original adds the l2 term.
 """
 
 from __future__ import annotations

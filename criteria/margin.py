@@ -3,8 +3,9 @@
     L = sum_t ([d_ap - beta_c + m]+ + [beta_c - d_an + m]+) / #{t : any term active}
         + nu sum_t beta_c
 
-with beta_c learned for each class c, that of the anchor. The paper divides by the number of active
-terms; the released DiVA code, followed here, by active triplets. `nu` crashed in that code.
+where c is the class of the anchor and each class has a learned beta_c. The paper divides by the
+number of active terms; the released DiVA code, followed here, divides by the number of active
+triplets. In that code `nu` crashes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sums and means over the valid entries of tensors whose size depends on the batch size alone."""
+"""Sums and means over the valid entries of a tensor, without waiting for their number."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from torch import Tensor
 
 
 def mean(values: Tensor, valid: Tensor) -> Tensor:
-    """Mean of the `values` (T,) that are `valid` (T,) bool; a zero with a gradient when none is.
-
-    What is not valid may be infinite.
-    """
+    """Mean of the `values` (T,) that are `valid` (T,) bool; when none is, a zero that can be
+    backpropagated. Values that are not valid may be infinite."""
     return values.masked_fill(~valid, 0).sum() / valid.sum().clamp(min=1)
 
 
 def log_sum_exp(values: Tensor, mask: Tensor) -> Tensor:
-    """log sum exp over the entries of each row in `mask`: (T, N), (T, N) bool -> (T,).
+    """log sum exp of the values in each row where `mask` is true: (T, N), (T, N) bool -> (T,).
 
-    A row without any gives -inf, with a gradient of zero.
+    A row in which it is nowhere true gives -inf, with a gradient of zero.
     """
     return values.masked_fill(~mask, -torch.inf).logsumexp(1)
 
 
 def log_one_plus_sum_exp(values: Tensor, mask: Tensor) -> Tensor:
-    """log(1 + sum exp) over the entries of each row in `mask`; zero for a row without any."""
+    """log(1 + sum exp), like `log_sum_exp`; zero for a row in which `mask` is nowhere true."""
     return F.pad(values.masked_fill(~mask, -torch.inf), (1, 0)).logsumexp(1)

@@ -2,8 +2,8 @@
 
     L = mean_i CE([q_i.k_i, q_i.m_1, ..., q_i.m_K] / t, 0)
 
-with queries q_i, their keys k_i and the queue m_j of earlier keys, first in first out. Deviation
-from the paper, as in the original: t may be learned.
+with queries q_i, their keys k_i and a first-in-first-out queue of earlier keys m_j. Deviation from
+the paper, as in the original: t may be learned.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 class Criterion(nn.Module):
     def __init__(self, queue_size: int, embed_dim: int, *, temperature: float, lr: float | None):
-        """queue_size: K; lr: rate of a learned temperature, None for a fixed one."""
+        """queue_size: K; lr: learning rate of the temperature, None for a fixed temperature."""
         super().__init__()
         self.lr = lr
         if lr is None:
@@ -40,15 +40,15 @@ class Criterion(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """queries, keys (B, D), row i of both from one image -> scalar; keys get no gradient."""
         temperature = self.clamped_temperature
-        queries = queries / temperature     # B D numbers instead of B K logits
-        positive = (queries * keys.detach().clone()).sum(1, keepdim=True)   # keys may be inference
+        queries = queries / temperature     # divides B D numbers instead of B K logits
+        positive = (queries * keys.detach().clone()).sum(1, keepdim=True)   # inference tensors
         logits = torch.cat([positive, self.negative_logits(queries, temperature)], dim=1)
         target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
         return F.cross_entropy(logits, target)                              # (B, 1 + K)
 
     @property
     def clamped_temperature(self) -> Tensor:
-        """t, which learning may have driven out of its range."""
+        """t, kept in a range that learning may have left."""
         return self.temperature.clamp(1e-8, 1e4)
 
     def negative_logits(self, queries: Tensor, temperature: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ class Criterion(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replaces the oldest rows by keys (B, D); of more than K keys the last K stay.
+        """Replaces the oldest rows by keys (B, D); of more than K keys only the last K are stored.
 
-        A new queue is zeros: enqueue K keys, in pieces of any size, before the first loss.
+        A new queue holds zeros, so K keys must be enqueued, in any portions, before the first loss.
         """
         size = len(self.memory_queue)
         newest = keys[-size:]

@@ -3,8 +3,8 @@
     L = mean_i log(1 + sum_p exp(-w_p (s_ip - t))) / w_p + log(1 + sum_n exp(w_n (s_in - t))) / w_n
 
 Anchor i keeps the negatives with s + margin > min of its positives and the positives with
-s - margin < max of its negatives. The paper's mean runs over all anchors; the original's, followed
-here, over those that keep both kinds, and the loss is zero where none does.
+s - margin < max of its negatives. The paper takes the mean over all anchors. The original, followed
+here, takes it over the anchors that keep both kinds; the loss is zero where there is none.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     L = mean_t log(1 + sum_n exp(a.n - a.p)) + l2 mean_i ||x_i||
 
-The sum runs over the negatives that the miner gives; the paper takes the positives of the other
-classes. The paper regularises by the squared norm. With BN-Inception all x are divided by 4, as in
-the original, whose exponentials would overflow at the start of training.
+The sum runs over the negatives that the miner gives; in the paper these are the positives of the
+other classes. The paper regularises by the squared norm. As in the original, with BN-Inception all
+x are divided by 4, because its exponentials would overflow at the start of training.
 """
 
 from __future__ import annotations

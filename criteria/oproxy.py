@@ -4,12 +4,12 @@
     w-_ij =  a- (x_i.P_j - d-)       for proxies j of other classes         (B, C)
     L = mean log(1 + sum exp w+) + mean log(1 + sum exp w-)
 
-Mode `anchor`: a sum for each column (over the samples around a proxy); `nca`: a sum for each row
-(over the proxies around a sample). Sums over nothing are left out of the means. Euclidean:
-distances in place of the similarities, and both a negated.
+In mode `anchor` each sum runs over a column (the samples around a proxy), in mode `nca` over a row
+(the proxies around a sample). Empty sums are left out of the means. With `euclidean`, distances
+replace the similarities, and a+ and a- are negated.
 
-Deviation from the paper, as in the original: the mean over w+ runs over samples, so a class counts
-by its share of the batch; it is the paper's where the batch is balanced over classes.
+Deviation from the paper, as in the original: the mean over w+ runs over samples, so that a class
+weighs as much as its share of the batch. Both agree where every class has equally many samples.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Criterion(nn.Module):
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         x, proxies = F.normalize(embeddings, dim=1), F.normalize(self.proxies, dim=1)
         closeness = distances(x, proxies) if self.euclidean else x @ proxies.T  # (B, C)
-        own = labels.unsqueeze(1)
-        positive, same = -self.pos_alpha * (closeness[:, labels] - self.pos_delta), own == labels
+        positive = -self.pos_alpha * (closeness[:, labels] - self.pos_delta)    # (B, B)
         negative = self.neg_alpha * (closeness - self.neg_delta)
-        other = own != torch.arange(len(proxies), device=labels.device)
+        same = labels[:, None] == labels
+        other = labels[:, None] != torch.arange(len(proxies), device=labels.device)
         return self.log_sums(positive, same) + self.log_sums(negative, other)
 
     def log_sums(self, exponents: Tensor, mask: Tensor) -> Tensor:
-        """Mean log(1 + sum exp) over the columns or rows that have an entry in `mask`."""
+        """Mean of log(1 + sum exp) over the columns or rows in which `mask` is anywhere true."""
         if self.mode == "anchor":
             exponents, mask = exponents.T, mask.T
         return masked.mean(masked.log_one_plus_sum_exp(exponents, mask), mask.any(1))

@@ -2,7 +2,7 @@
 
     L = mean_i [ ||x_i - P_{y_i}||^2 + log sum_{c != y_i} exp(-||x_i - P_c||^2) ]
 
-with embeddings x and one proxy P a class, both of length 3 (the paper's have length 1).
+with embeddings x and one proxy P for each class, both scaled to length 3 (in the paper: 1).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     L = mean [||a - p|| - ||a - n|| + alpha_1]+ + mean [||a - p|| - ||n - n4|| + alpha_2]+
 
-n4 is drawn uniformly from the classes that are neither the anchor's nor the negative's; a triplet
-for which there is none takes part in the first mean only. The paper squares the distances.
+n4 is drawn uniformly from the rows of all classes but the anchor's and the negative's. A triplet
+for which there is no such row takes part in the first mean only. The paper squares the distances.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Criterion(nn.Module):
 
 
 def draw_fourth(labels: Tensor, anchors: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """For each triplet a row of a third class, uniformly, and whether there is one: (T,) each."""
+    """For each triplet a uniform row of a third class, and whether there is one: (T,) each."""
     third_class = ((labels != labels.index_select(0, anchors)[:, None])
                    & (labels != labels.index_select(0, negatives)[:, None]))  # (T, B)
     lottery = torch.rand(third_class.shape, device=labels.device).masked_fill(~third_class, -1)

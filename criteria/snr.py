@@ -7,8 +7,9 @@ with learned margins (beta > 0):
 
     L = sum_t ([SNR_ap - b_c + m]+ + [b_c - SNR_an + m]+) / #{t : any term active} + ...
 
-The variance over dimensions is unbiased. The paper takes the mean over all triplets; the original,
-followed here, over active ones, and leaves the regulariser out with distance-weighted mining.
+var is the unbiased variance over dimensions. The paper takes the mean over all triplets. The
+original, followed here, takes it over active ones, and leaves the regulariser out where triplets
+are mined by distance.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Criterion(nn.Module):
 
     def __init__(self, batchminer, n_classes: int, *, margin: float, reg_lambda: float,
                  beta: float = 0.0, lr: float | None = None):
-        """beta: start of the margins that each class of anchors learns; none are learned at 0."""
+        """beta: start value of the margin that each class learns; at 0 no margin is learned."""
         super().__init__()
         self.batchminer, self.margin, self.reg_lambda = batchminer, margin, reg_lambda
         self.beta = nn.Parameter(torch.full((n_classes,), float(beta))) if beta > 0 else None

@@ -2,8 +2,8 @@
 
     L = mean_i CE(x_i . W / t, y_i),   rows of W of unit length
 
-The paper also puts a layer norm before the normalised embedding; here, as in the original, `--arch`
-alone decides whether embeddings are normalised.
+The paper also applies a layer norm and then normalises the embedding. Here, as in the original,
+`--arch` alone decides whether embeddings are normalised.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@
     L = mean_i CE(lambda (S_ic - delta [c = y_i]), y_i)
         + tau sum_c sum_{k<l} sqrt(2 - 2 w_ck.w_cl) / (C K (K - 1))
 
-with K unit centroids w_ck for each of C classes; the second line merges centroids of a class that
-are not needed. Under the root stands 2.00001, as in the authors' code: its gradient stays finite.
+with K unit centroids w_ck for each of C classes. The second line merges centroids that a class does
+not need. As in the authors' code, 2.00001 replaces the 2 under the root, whose gradient so stays
+finite.
 
 The original (`--loss_softtriplet_original`) departs from the paper: the (D, C K) matrix of
 centroids is divided by its norm over centroids instead of over dimensions, the inner softmax runs
-over classes instead of over a class's centroids, its argument is multiplied by gamma instead of
-divided, and embeddings are taken as they come.
+over classes instead of over the centroids of a class, its argument is multiplied by gamma instead
+of divided, and embeddings are not normalised.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ class Criterion(nn.Module):
         else:
             weights = F.softmax(similarities / self.gamma, dim=2)
         scores = (weights * similarities).sum(2)                                # (B, C)
-        own = labels.unsqueeze(1) == torch.arange(self.n_classes, device=labels.device)
-        logits = self.scale * (scores - self.margin * own)
+        is_label = labels.unsqueeze(1) == torch.arange(self.n_classes, device=labels.device)
+        logits = self.scale * (scores - self.margin * is_label)
         return F.cross_entropy(logits, labels) + self.merging(centroids)
 
     def merging(self, centroids: Tensor) -> Tensor | float:
-        """The regulariser on (D, C K) normalised centroids; nothing to merge with one a class."""
+        """The regulariser on normalised centroids (D, C K); 0 with one centroid for each class."""
         if self.n_centroids == 1:
             return 0.0
         grouped = centroids.T.unflatten(0, (self.n_classes, self.n_centroids))  # (C, K, D)

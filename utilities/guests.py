@@ -58,8 +58,8 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
 
 
 def check_version(name: str, *, flag: str) -> None:
-    """UserError where version 3 or later is installed, which names and calls its objects otherwise.
-    What is not installed at all `find` reports."""
+    """UserError where version 3 or later is installed, whose interface differs. `find` reports a
+    library that is not installed."""
     try:
         version = importlib.metadata.version("pytorch-metric-learning")
     except importlib.metadata.PackageNotFoundError:

@@ -46,4 +46,4 @@ def test_each_name_reads_its_own_flags(make_opt):
                    "--miner_anticollapse_cdistance_cp", 0.4)
     for name, lower, cp in (("rho_distance", 0.6, 0.1), ("anticollapse_cdistance", 0.7, 0.4)):
         built = batchminer.select(name, opt)
-        assert (built.name, built.lower_cutoff, built.cp) == (name, lower, cp)
+        assert (built.name, built.by_distance.lower_cutoff, built.cp) == (name, lower, cp)
