@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from utilities.errors import UserError, refuse
+from utilities.errors import refuse
 from utilities.options import plain, show
 
 SUFFIXES = ("frozen", "normalize")
@@ -37,8 +37,9 @@ def parse(arch: str) -> Arch:
     well_formed = (words and all(word.isalnum() for word in words)
                    and not set(words) & set(SUFFIXES) and len(given) == len(set(given)))
     if not well_formed:
-        raise UserError(f"--arch: cannot read {arch!r}; accepted: a backbone's name, then at most "
-                        "once each _frozen and _normalize, e.g. resnet50_frozen_normalize")
+        refuse("--arch", f"cannot read {arch!r}",
+               "a backbone's name, then at most once each _frozen and _normalize, e.g. "
+               "resnet50_frozen_normalize")
     return Arch("_".join(words), "frozen" in given, "normalize" in given)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from utilities import registry
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", SyntaxWarning)  # told once, when it is first compiled
@@ -92,11 +92,11 @@ def feature_dim(backbone: Pooled, name: str, size: int) -> int:
     """
     try:
         return _width(backbone, size)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError):
         fitting = next((s for s in (*range(size + 1, size + 65), 224, 299) if _fits(backbone, s)),
                        "another size")
-        raise UserError(f"--crop_size: --arch {name} cannot take images of {size} x {size} pixels; "
-                        f"accepted: e.g. {fitting}") from error
+        refuse("--crop_size", f"--arch {name} cannot take images of {size} x {size} pixels",
+               f"e.g. {fitting}")
 
 
 def _width(backbone: Pooled, size: int) -> int:

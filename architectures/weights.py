@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from architectures import backbones, original
-from utilities.errors import UserError, refuse
+from utilities.errors import refuse
 
 TIMEOUT = 30        # seconds without an answer
 CHUNK = 1 << 20     # bytes
@@ -61,9 +61,9 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
     except Exception as error:      # the network, the disk, or an answer that is no such file
         came = not isinstance(error, (OSError, http.client.HTTPException))
         reason = "what came is no file of weights" if came else " ".join(str(error).split())
-        raise UserError(
-            f"--arch: the ImageNet weights of {name} could not be downloaded from {url} ({reason});"
-            " accepted: --weights_path with a copy of that file, or --not_pretrained") from error
+        refuse("--arch", f"the ImageNet weights of {name} could not be downloaded from {url} "
+               f"({reason})",
+               "--weights_path with a copy of that file, or --not_pretrained")
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -122,9 +122,8 @@ def _read(path, flag: str, accepted: str, load) -> Mapping[str, Any]:
         content = load()
         _tensors(content)
         return content
-    except Exception as error:      # a damaged or foreign file can fail in any way
-        raise UserError(f"{flag}: cannot read tensors from {str(path)!r}; accepted: {accepted}"
-                        ) from error
+    except Exception:      # a damaged or foreign file can fail in any way
+        refuse(flag, f"cannot read tensors from {str(path)!r}", accepted)
 
 
 def _tensors(content) -> dict[str, Tensor]:
@@ -153,5 +152,5 @@ def fit(module: nn.Module, tensors: dict[str, Tensor], *, flag: str, source: str
         wrong += [f"{name} is not the network's" for name in unexpected]
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(f"{flag}: {source} does not fit the network: {wrong[0]}{more}; accepted: "
-                        "weights of the same network")
+        refuse(flag, f"{source} does not fit the network: {wrong[0]}{more}",
+               "weights of the same network")

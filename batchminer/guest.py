@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from batchminer import Triplets
 from utilities import guests
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 
 class Miner:
@@ -55,6 +55,6 @@ class Miner:
             try:
                 self(embeddings, labels)
             except Exception as error:
-                raise UserError(f"--batch_mining: {self.name} cannot mine from embeddings and "
-                                f"labels: {guests.one_line(error)}; accepted: a miner that can, "
-                                "its arguments by --pml_miner_args") from error
+                refuse("--batch_mining", f"{self.name} cannot mine from embeddings and labels: "
+                       f"{guests.one_line(error)}",
+                       "a miner that can, its arguments by --pml_miner_args")

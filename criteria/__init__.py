@@ -110,8 +110,8 @@ def check_miner(loss: str, miner: str | None, tuples: str | None) -> None:
     takes = TAKES.get(loss)
     if takes and takes != tuples:
         from batchminer import TUPLES
-        from utilities.errors import UserError
+        from utilities.errors import refuse
 
         fitting = ", ".join(name for name, kind in TUPLES.items() if kind == takes)
-        raise UserError(f"--batch_mining: {miner!r} gives {tuples}, but --loss {loss} takes "
-                        f"{takes}; accepted: {fitting}")
+        refuse("--batch_mining", f"{miner!r} gives {tuples}, but --loss {loss} takes {takes}",
+               fitting)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from criteria import features
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 
 class Criterion(nn.Module):
@@ -26,8 +26,9 @@ class Criterion(nn.Module):
         """n_samples: number of training images; UserError where it is below n_clusters."""
         super().__init__()
         if n_samples < n_clusters:
-            raise UserError(f"--diva_dc_ncluster: {n_clusters} clusters, but there are only "
-                            f"{n_samples} training images; accepted: 2 to {n_samples}")
+            refuse("--diva_dc_ncluster", f"{n_clusters} clusters, but there are only "
+                   f"{n_samples} training images",
+                   f"2 to {n_samples}")
         self.pca_dim, self.lr = pca_dim, lr
         self.classifier = nn.Linear(feature_dim, n_clusters, bias=False)
         self.register_buffer("pseudo_labels", torch.zeros(n_samples, dtype=torch.int64))

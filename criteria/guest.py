@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import criteria
 from utilities import guests
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 FLAGS = {"flag": "--loss", "arguments_flag": "--pml_loss_args"}
 
@@ -41,8 +41,9 @@ class Criterion(nn.Module):
         if any(True for _ in loss.parameters()):
             lr = check_rate(5e-4 if lr is None else lr)
         elif lr is not None:
-            raise UserError(f"--pml_loss_args: lr {lr!r}, but {name} with {arguments} has nothing "
-                            "to learn; accepted: arguments without lr")
+            refuse("--pml_loss_args", f"lr {lr!r}, but {name} with {arguments} has nothing to "
+                   "learn",
+                   "arguments without lr")
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
         # Both the main loss and a feature may use the miner that --batch_mining names, so it does
@@ -81,18 +82,18 @@ class Criterion(nn.Module):
                 loss.backward()
             except Exception as error:
                 miner = "" if self.batchminer is None else f" mined by {self.batchminer.name!r}"
-                raise UserError(f"--loss: {name} cannot be computed from embeddings and labels"
-                                f"{miner}: {guests.one_line(error)}; accepted: a loss that can, "
-                                "its arguments by --pml_loss_args") from error
+                refuse("--loss", f"{name} cannot be computed from embeddings and labels{miner}: "
+                       f"{guests.one_line(error)}",
+                       "a loss that can, its arguments by --pml_loss_args")
             if needs_tuples:
                 rows = torch.arange(len(labels))
                 near, far = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
                              for partners in ((rows.roll(1), rows.roll(2)),
                                               (rows.roll(3), rows.roll(5))))
                 if near.equal(far) and near != 0:
-                    raise UserError(f"--diva_features: --loss {name} does not compare the rows of "
-                                    "a tuple, so it cannot teach shared or intra; accepted: a loss "
-                                    "on pairs or triplets, or neither of the two")
+                    refuse("--diva_features", f"--loss {name} does not compare the rows of a "
+                           "tuple, so it cannot teach shared or intra",
+                           "a loss on pairs or triplets, or neither of the two")
 
     def memory(self) -> dict[str, bool | int | float | Tensor]:
         """What the guest keeps outside parameters and buffers, e.g. the position in a queue.
@@ -126,7 +127,7 @@ class Criterion(nn.Module):
 
 def check_rate(lr) -> float:
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr < 0:
-        raise UserError(f"--pml_loss_args: lr {lr!r}; accepted: a number of at least 0")
+        refuse("--pml_loss_args", f"lr {lr!r}", "a number of at least 0")
     return float(lr)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +28,9 @@ class BatchSampler:
     def __init__(self, labels: np.ndarray, *, batch_size: int, seed: int,
                  storage: Storage | None = None):
         if len(labels) < batch_size:
-            raise UserError(f"--bs: {batch_size} given, but the training set has only "
-                            f"{len(labels)} images; accepted: at most that many")
+            refuse("--bs", f"{batch_size} given, but the training set has only {len(labels)} "
+                   "images",
+                   "at most that many")
         self.labels, self.batch_size, self.seed = np.asarray(labels, np.int64), batch_size, seed
         self.storage, self.epoch = storage, 0
         # Images sorted by class: those of class c are members[starts[c]:starts[c] + counts[c]].

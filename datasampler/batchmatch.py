@@ -27,7 +27,7 @@ from torch import Tensor
 
 from datasampler.base import BatchSampler
 from datasampler.storage import Storage, pairwise_squared_distances
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 N_BINS = 50
 
@@ -46,8 +46,9 @@ class Sampler(BatchSampler):
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
         if name == "criterion_batchmatch" and opt.data_sampler_lowproj_dim > 0:
             given = opt.data_sampler_lowproj_dim
-            raise UserError(f"--data_sampler_lowproj_dim: {given} given, but criterion_batchmatch "
-                            "judges whole embeddings; accepted: -1")
+            refuse("--data_sampler_lowproj_dim", f"{given} given, but criterion_batchmatch "
+                   "judges whole embeddings",
+                   "-1")
         return cls(dataset.labels, name, batch_size=opt.bs,
                    samples_per_class=opt.samples_per_class, seed=opt.seed,
                    n_subsets=opt.data_batchmatch_ncomps, storage=Storage.from_opt(opt, dataset))

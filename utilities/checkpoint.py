@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from utilities.errors import RunError, UserError
+from utilities.errors import RunError, UserError, refuse
 
 # One name for all files of a folder: what a kill left behind is overwritten by the next write.
 TEMPORARY = ".writing.tmp"
@@ -97,15 +97,15 @@ def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoi
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{flag}: no file {str(path)!r}; accepted: a checkpoint of this program")
+        refuse(flag, f"no file {str(path)!r}", "a checkpoint of this program")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # what a damaged file raises depends on the byte that is wrong
-        raise UserError(f"{flag}: {str(path)!r} is damaged, cut short or holds more than tensors "
-                        f"and plain types ({type(error).__name__}); accepted: a whole checkpoint "
-                        "of this program") from error
+        refuse(flag, f"{str(path)!r} is damaged, cut short or holds more than tensors and plain "
+               f"types ({type(error).__name__})",
+               "a whole checkpoint of this program")
 
 
 def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: str) -> None:
@@ -117,9 +117,8 @@ def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: st
     except (RunError, UserError):
         raise
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{flag}: {str(path)!r} does not fit the run's options "
-                        f"({type(error).__name__}); accepted: the checkpoint that the run wrote"
-                        ) from error
+        refuse(flag, f"{str(path)!r} does not fit the run's options ({type(error).__name__})",
+               "the checkpoint that the run wrote")
 
 
 class RandomState:

@@ -7,10 +7,10 @@ import importlib.metadata
 import inspect
 
 from utilities import registry
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
 
 PREFIX = "pml:"
-INSTALL = 'pip install "pytorch-metric-learning>=2.6,<3"'
+INSTALL = 'pip install "pytorch-metric-learning>=2.7,<3"'
 FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
 
 
@@ -41,7 +41,7 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
 
     def construct(cls, name, arguments):
         if not isinstance(arguments, dict):
-            raise UserError(f"{arguments_flag}: {arguments!r} for {name}; accepted: a JSON object")
+            refuse(arguments_flag, f"{arguments!r} for {name}", "a JSON object")
         accepted = parameters(cls)
         for argument in arguments:
             registry.check(argument, accepted, flag=f"{arguments_flag}: {name}")
@@ -51,8 +51,8 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"{arguments_flag}: {name} with {arguments}: {one_line(error)}; "
-                            f"accepted: {', '.join(accepted)}") from error
+            refuse(arguments_flag, f"{name} with {arguments}: {one_line(error)}",
+                   f"{', '.join(accepted)}")
 
     return construct(constructor, name, arguments)
 
@@ -65,8 +65,8 @@ def check_version(name: str, *, flag: str) -> None:
     except importlib.metadata.PackageNotFoundError:
         return
     if int(version.split(".")[0]) >= 3:
-        raise UserError(f"{flag}: {name!r} given, but pytorch-metric-learning {version} is "
-                        f"installed; accepted: version 2.6 or later, below 3 ({INSTALL})")
+        refuse(flag, f"{name!r} given, but pytorch-metric-learning {version} is installed",
+               f"version 2.7 or later, below 3 ({INSTALL})")
 
 
 def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:

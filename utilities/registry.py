@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 
 def check(name: str, known: Iterable[str], *, flag: str) -> str:
@@ -16,7 +16,7 @@ def check(name: str, known: Iterable[str], *, flag: str) -> str:
     if name not in known:
         close = difflib.get_close_matches(str(name), known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise UserError(f"{flag}: unknown {name!r}{hint}; accepted: {', '.join(known)}")
+        refuse(flag, f"unknown {name!r}{hint}", f"{', '.join(known)}")
     return name
 
 

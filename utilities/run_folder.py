@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from utilities.checkpoint import write_text
-from utilities.errors import UserError
+from utilities.errors import refuse
 from utilities.options import OPTIONS_FILE
 
 LAST = "checkpoint_last.pth.tar"
@@ -37,9 +37,8 @@ def create(save_path: str | Path, dataset: str, savename: str) -> Path:
                 continue
             return folder
     except OSError as error:
-        raise UserError(f"--save_path: cannot create {str(parent / name)!r} "
-                        f"({error.strerror or error}); accepted: a folder that can be written"
-                        ) from error
+        refuse("--save_path", f"cannot create {str(parent / name)!r} ({error.strerror or error})",
+               "a folder that can be written")
 
 
 def lock(folder: str | Path) -> contextlib.ExitStack:
@@ -58,8 +57,8 @@ def lock(folder: str | Path) -> contextlib.ExitStack:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loaders' workers do not inherit it
     except (BlockingIOError, PermissionError):
         held.close()
-        raise UserError(f"--resume: another process is training in {str(folder)!r}; accepted: the "
-                        "folder of a run that has ended") from None
+        refuse("--resume", f"another process is training in {str(folder)!r}",
+               "the folder of a run that has ended")
     except OSError:
         pass  # a file system without locks
     return held

@@ -12,31 +12,29 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
-from utilities.errors import RunError, UserError
+from utilities.errors import RunError, refuse
 
 
 def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`."""
     wants_cuda = opt.device == "cuda" or (opt.device == "auto" and torch.cuda.is_available())
     if opt.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device: 'cuda' given, but there is no CUDA device here; accepted: auto, "
-                        "cpu")
+        refuse("--device", "'cuda' given, but there is no CUDA device here", "auto, cpu")
     if not wants_cuda:
-        for asked, given, accepted in (
-                (opt.cache == "gpu", "--cache: 'gpu' given", "another value"),
-                (opt.precision == "fp16", "--precision: 'fp16' given", "another value"),
-                (opt.evaluate_on_gpu, "--evaluate_on_gpu: given", "without it")):
-            if asked:
-                raise UserError(f"{given}, but there is no CUDA device here; accepted: {accepted}")
+        for wants_gpu, flag, given, accepted in (
+                (opt.cache == "gpu", "--cache", "'gpu' given", "another value"),
+                (opt.precision == "fp16", "--precision", "'fp16' given", "another value"),
+                (opt.evaluate_on_gpu, "--evaluate_on_gpu", "given", "without it")):
+            if wants_gpu:
+                refuse(flag, f"{given}, but there is no CUDA device here", accepted)
         return torch.device("cpu")
     if opt.gpu[0] >= torch.cuda.device_count():
-        raise UserError(f"--gpu: {opt.gpu[0]} given, but this machine has "
-                        f"{torch.cuda.device_count()} CUDA devices; accepted: an index below that, "
-                        "or --device cpu")
+        refuse("--gpu", f"{opt.gpu[0]} given, but this machine has {torch.cuda.device_count()} "
+               "CUDA devices",
+               "an index below that, or --device cpu")
     torch.cuda.set_device(opt.gpu[0])
     if opt.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise UserError("--precision: 'bf16' given, but this GPU does not compute in it; accepted: "
-                        "fp32, fp16")
+        refuse("--precision", "'bf16' given, but this GPU does not compute in it", "fp32, fp16")
     return torch.device("cuda", opt.gpu[0])
 
 
@@ -86,7 +84,7 @@ def compile_parts(device: torch.device, *parts: nn.Module) -> None:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
-        raise UserError(f"--compile: torch cannot compile here: {reason}; accepted: a C++ compiler "
-                        "installed, or without --compile") from None
+        refuse("--compile", f"torch cannot compile here: {reason}",
+               "a C++ compiler installed, or without --compile")
     for part in parts:
         part.compile()

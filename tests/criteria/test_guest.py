@@ -230,7 +230,7 @@ def test_what_does_not_fit_is_refused_in_one_line(select, name, arguments, messa
 def test_a_missing_library_is_named(select, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
     with pytest.raises(UserError, match=r"^--loss: 'pml:ContrastiveLoss' needs .* "
-                                        r'pip install "pytorch-metric-learning>=2\.6,<3"$'):
+                                        r'pip install "pytorch-metric-learning>=2\.7,<3"$'):
         select("ContrastiveLoss")
 
 
@@ -239,11 +239,11 @@ def test_a_version_with_another_interface_is_refused(select, monkeypatch, versio
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     with pytest.raises(UserError, match=(
             rf"^--loss: 'pml:ContrastiveLoss' given, but pytorch-metric-learning {version} is "
-            r'installed; accepted: .*\(pip install "pytorch-metric-learning>=2\.6,<3"\)$')):
+            r'installed; accepted: .*\(pip install "pytorch-metric-learning>=2\.7,<3"\)$')):
         select("ContrastiveLoss")
 
 
-@pytest.mark.parametrize("version", ["2.6.0", "2.9.0"])
+@pytest.mark.parametrize("version", ["2.7.0", "2.9.0"])
 def test_supported_versions_are_not_refused(select, x, monkeypatch, version):
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     assert select("ContrastiveLoss")(x, LABELS).isfinite()
