@@ -24,7 +24,7 @@ import datasampler
 import datasets
 from criteria import features
 from criteria.teaching import Teaching
-from datasets.loader import Loader, lost_workers_named
+from datasets.loader import Loader, lost_workers_explained
 from evaluation.embed import embed
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
@@ -39,7 +39,7 @@ from utilities.monitor import Monitor, gradient_statistics
 def main(opt) -> int:
     """Does what the options say; returns the exit status."""
     try:
-        with Interrupts() as interrupts, lost_workers_named(), setup.lack_of_memory_named():
+        with Interrupts() as interrupts, lost_workers_explained(), setup.lack_of_memory_named():
             if opt.check_data:
                 return 0 if datasets.check_data(opt.dataset, opt) else 1
             if opt.evaluate_only:

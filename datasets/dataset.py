@@ -1,52 +1,54 @@
-"""A split: labelled images and the recipes of their views."""
+"""A split: labelled images, and the transforms that make a training item of each."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils import data
+from torchvision.transforms import v2
 
 from datasets import Batch
-from datasets.images import Images
-from datasets.transforms import N_UNIFORMS, Normalisation, Recipe, render
+from datasets.images import decode
+from datasets.transforms import Normalisation, augment
 
 QUARTER_TURNS = 4
 
 
-@dataclass(frozen=True)
-class Views:
-    """The recipes of a split's views; None for a view that nothing reads."""
+class Transforms(NamedTuple):
+    """How the main, second and rotated view are made; None for a view that no feature reads."""
 
-    main: Recipe
-    second: Recipe | None = None
-    rotated: Recipe | None = None
+    main: v2.Compose
+    second: v2.Compose | None = None
+    rotated: v2.Compose | None = None
 
-    def given(self) -> list[tuple[int, Recipe]]:
-        """The recipes that are there, with the place of each."""
-        return [(place, recipe) for place, recipe in
-                enumerate((self.main, self.second, self.rotated)) if recipe is not None]
+    def __call__(self, image: Image.Image, seed: int) -> list[torch.Tensor | None]:
+        """The three views. Each has a seed of its own, so that it does not change when another is
+        left out."""
+        return [None if transform is None else augment(transform, image, seed_of(seed, number))
+                for number, transform in enumerate(self)]
 
 
 class Dataset(data.Dataset):
     """Labelled images of one split.
 
-    paths: N file names; labels (N,) int64 in 0..n_classes-1; class_names: of each label.
+    paths: N file names; labels (N,) int64 in 0..n_classes-1; class_names: one for each label;
+    open_image: path -> RGB image, `images.decode` or a cache; device_cache: of `--cache gpu`.
     """
 
-    def __init__(self, name: str, images: Images, labels: np.ndarray, class_names: list[str],
-                 views: Views, *, normalisation: Normalisation, seed: int):
-        self.name, self.images, self.labels = name, images, labels
-        self.class_names, self.views = class_names, views
+    def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
+                 transforms: Transforms, *, normalisation: Normalisation, seed: int,
+                 open_image: Callable[[str], Image.Image] = decode, device_cache=None):
+        self.name, self.paths, self.labels = name, paths, labels
+        self.class_names, self.transforms = class_names, transforms
         self.normalisation, self.seed = normalisation, seed
-
-    @property
-    def paths(self) -> list[str]:
-        return self.images.paths
+        self.open_image, self.device_cache = open_image, device_cache
 
     @property
     def n_classes(self) -> int:
@@ -57,45 +59,43 @@ class Dataset(data.Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """Of the files' names below the folder that holds them all, and their classes."""
+        """A hash of the classes and of the files' names below the folder that holds them all."""
         root = len(os.path.commonpath(self.paths))
         lines = (f"{path[root:]}\t{label}\n" for path, label in
                  zip(self.paths, self.labels.tolist(), strict=True))
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
-    def __getitem__(self, index: int) -> Batch:
-        """One item, views (3, H, W) uint8, augmented as the first batch of epoch 0 would be."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        batch = self.batch([index % len(self)], epoch=0, step=0)
-        return Batch(*(None if field is None else field[0] for field in batch))
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """dataset[index, seed]: one item, views (3, H, W) uint8. The image is decoded once.
 
-    def uniforms(self, n: int, epoch: int, step: int) -> np.ndarray:
-        """(n, 3, N_UNIFORMS): the random numbers of each slot in a batch and each view."""
-        return np.random.default_rng([self.seed, epoch, step]).random((n, 3, N_UNIFORMS))
-
-    def facts(self, indices: list[int]) -> Batch:
-        """A batch without its images: labels, indices, and the rotation class, index mod 4."""
-        indices = torch.as_tensor(indices, dtype=torch.int64)
-        return Batch(torch.from_numpy(self.labels)[indices], None, indices, None,
-                     indices % QUARTER_TURNS, None)
-
-    def batch(self, indices: list[int], *, epoch: int, step: int) -> Batch:
-        """The items at `indices`, views (B, 3, H, W) uint8 (channels last in memory).
-
-        Every image is decoded once. UserError, naming the file, when one cannot be read.
+        UserError, naming the file, when it cannot be read.
         """
-        uniforms = self.uniforms(len(indices), epoch, step)
-        views = {place: np.empty((len(indices), recipe.crop, recipe.crop, 3), np.uint8)
-                 for place, recipe in self.views.given()}
-        for slot, index in enumerate(indices):
-            image = self.images[index]
-            sides = np.array([image.height]), np.array([image.width])
-            for place, recipe in self.views.given():
-                drawn = recipe.draw(uniforms[slot:slot + 1, place], *sides)
-                view = np.asarray(render(image, recipe.crop, *drawn))
-                views[place][slot] = np.rot90(view, index % QUARTER_TURNS) if place == 2 else view
-        main, second, rotated = (
-            torch.from_numpy(views[place]).permute(0, 3, 1, 2) if place in views else None
-            for place in range(3))
-        return self.facts(indices)._replace(images=main, second_views=second, rotated_views=rotated)
+        index, seed = key
+        main, second, rotated = self.transforms(self.open_image(self.paths[index]), seed)
+        if rotated is not None:
+            rotated = rotated.rot90(index % QUARTER_TURNS, (1, 2))
+        return self.item(index, main, second, rotated)
+
+    def item(self, index: int, *views: torch.Tensor | None) -> Batch:
+        """The main, second and rotated view with the label, the index and the rotation class."""
+        main, second, rotated = views
+        label, turns = self.labels[index], index % QUARTER_TURNS
+        return Batch(torch.tensor(label), main, torch.tensor(index), second, torch.tensor(turns),
+                     rotated)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed that differs where any of the numbers does (all are at least 0)."""
+    return item_seeds(*numbers, n=1)[0]
+
+
+def item_seeds(*numbers: int, n: int) -> list[int]:
+    """n independent seeds of 63 bits, the same on every machine; the first do not depend on n."""
+    words = np.random.SeedSequence(numbers).generate_state(n, np.uint64)
+    return (words >> np.uint64(1)).tolist()
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Stacks each field of the items; in a worker straight into shared memory."""
+    return Batch(*(None if field[0] is None else data.default_collate(field)
+                   for field in zip(*items, strict=True)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing
+import os
+import shutil
 import signal
 import sys
-import weakref
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datasets import Batch
-from datasets.dataset import Dataset
+from datasets.dataset import Dataset, collate, item_seeds
 from datasets.images import available_cores
 from utilities import interrupt
 from utilities.errors import RunError, UserError
@@ -31,6 +33,8 @@ class Loader:
     def __init__(self, dataset: Dataset, opt, device: torch.device | str, sampler=None):
         self.dataset, self.device = dataset, torch.device(device)
         self.batches = sampler if sampler is not None else InOrder(len(dataset), opt.bs)
+        self.seeded = SeededBatches(self.batches, dataset.seed)
+        self.n_workers = min(opt.kernels, available_cores(), len(self))
         self.channels_last = opt.channels_last
         normalisation = dataset.normalisation
         self.bgr = normalisation.bgr
@@ -38,49 +42,47 @@ class Loader:
         mean, std = (torch.tensor(constants[::step], device=self.device).view(3, 1, 1)
                      for constants in (normalisation.mean, normalisation.std))
         self.shift, self.scale = 255 * mean, 1 / (255 * std)
-        self.keys = Keys(self.batches)
+        self.cache = dataset.device_cache
+        if self.cache is not None:
+            self.cache.fill(self.device, available_cores())
+        self.source: DataLoader | None = None
         self.started: tuple[int, Iterator] | None = None
-        n_workers = min(opt.kernels, available_cores(), len(self))
-        if opt.cache == "ram":
-            dataset.images.keep(available_cores())
-        if opt.cache == "gpu" and dataset.images.training:
-            from datasets.device_cache import DeviceBatches
-
-            self.source = DeviceBatches(dataset, self.keys, self.device, available_cores())
-        else:
-            self.source = DataLoader(
-                Read(dataset), sampler=self.keys, batch_size=None, collate_fn=unchanged,
-                num_workers=n_workers, persistent_workers=n_workers > 0,
-                worker_init_fn=leave_signals_to_the_parent, pin_memory=self.device.type == "cuda",
-                multiprocessing_context="fork" if n_workers and sys.platform == "linux" else None,
-                # Its own, so that the global generator does not depend on the workers.
-                generator=torch.Generator())
 
     def __len__(self) -> int:
         return len(self.batches)
 
+    def open(self) -> DataLoader:
+        """The source of batches on the host; its workers live on between epochs."""
+        items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
+        fork = self.n_workers and sys.platform == "linux"
+        return DataLoader(
+            items, batch_sampler=self.seeded, collate_fn=collate, num_workers=self.n_workers,
+            persistent_workers=self.n_workers > 0, worker_init_fn=leave_signals_to_the_parent,
+            pin_memory=self.device.type == "cuda", multiprocessing_context="fork" if fork else None,
+            generator=torch.Generator())    # so that it draws nothing from the global one
+
     def start(self, epoch: int) -> None:
         """Lets the workers read the first batches of `epoch`, which is to come next. Its batches
         are chosen by what the sampler knows now."""
-        self.keys.epoch = epoch
-        with signals_later():
+        if self.source is None:
+            self.source = self.open()
+        self.seeded.epoch = epoch
+        with signals_held_back():
             self.started = epoch, iter(self.source)     # starts the workers, the first time
-        OPEN.add(self)
-        atexit.unregister(close_all)   # to run once, and before what torch has registered by now
-        atexit.register(close_all)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of `epoch`, float32 and normalised, on the device."""
         if self.started is None or self.started[0] != epoch:
             self.start(epoch)
         (_, batches), self.started = self.started, None
-        for batch in batches:
-            interrupt.check()
-            if isinstance(batch, UserError):
-                raise batch
-            yield self.to_device(batch)
+        with worker_errors_in_one_line():
+            for batch in batches:
+                interrupt.check()
+                yield self.to_device(batch)
 
     def to_device(self, batch: Batch) -> Batch:
+        if self.cache is not None:
+            batch = self.cache.render(batch, self.dataset.transforms)
         batch = Batch(*(field if field is None else field.to(self.device, non_blocking=True)
                         for field in batch))
         return batch._replace(**{
@@ -89,27 +91,15 @@ class Loader:
             if getattr(batch, name) is not None})
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) grey levels -> float32: bytes travel, floats are made on the device."""
+        """(B, 3, H, W) uint8 -> float32: bytes travel, floats are made on the device."""
         form = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = pixels.flip(1) if self.bgr else pixels
         return pixels.to(torch.float32, memory_format=form).sub_(self.shift).mul_(self.scale)
 
     def close(self) -> None:
-        """Ends the workers; a further epoch starts new ones."""
-        self.started = None
-        workers = getattr(self.source, "_iterator", None)
-        if workers is not None:
-            workers._shutdown_workers()
-            self.source._iterator = None
-
-
-OPEN: weakref.WeakSet[Loader] = weakref.WeakSet()
-
-
-def close_all() -> None:
-    """At exit: multiprocessing would wait for workers that it cannot end by SIGTERM."""
-    for loader in list(OPEN):
-        loader.close()
+        """Lets the source go. Its workers end with it, or with the last traceback that refers to
+        it; a further epoch starts new ones."""
+        self.source = self.started = None
 
 
 class InOrder:
@@ -129,70 +119,26 @@ class InOrder:
         """Every epoch is the same."""
 
 
-class Keys:
-    """(epoch, step, indices) of each batch: all that a batch depends on."""
+class SeededBatches:
+    """The batches of a sampler, as lists of (index, seed); `epoch` says which come next.
 
-    def __init__(self, batches):
-        self.batches, self.epoch = batches, 0
+    A seed follows from (seed, epoch, step, slot in the batch).
+    """
+
+    def __init__(self, batches, seed: int):
+        self.batches, self.seed, self.epoch = batches, seed, 0
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[int, int, list[int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return self.of(self.epoch)
 
-    def of(self, epoch: int) -> Iterator[tuple[int, int, list[int]]]:
+    def of(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
         self.batches.set_epoch(epoch)
         for step, indices in enumerate(self.batches):
-            yield epoch, step, indices
-
-
-class Read(torch.utils.data.Dataset):
-    """The batch of a key. A broken file's error is handed over as it is, since torch wraps what a
-    worker raises into a traceback."""
-
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int, list[int]]) -> Batch | UserError:
-        epoch, step, indices = key
-        try:
-            return self.dataset.batch(indices, epoch=epoch, step=step)
-        except UserError as error:
-            return error
-
-
-@contextlib.contextmanager
-def signals_later() -> Iterator[None]:
-    """Holds back Ctrl-C and SIGTERM: in a worker that is starting they would still have the
-    parent's handlers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def lost_workers_named() -> Iterator[None]:
-    """RunError instead of torch's when a worker is gone; it comes up wherever the program is."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise RunError("a process that loads images has ended (killed, where memory runs out); "
-                       "fewer of them, by --kernels, need less") from error
-
-
-def unchanged(batch):
-    return batch
+            seeds = item_seeds(self.seed, epoch, step, n=len(indices))
+            yield list(zip(indices, seeds, strict=True))
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
@@ -203,3 +149,66 @@ def leave_signals_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.excepthook = lambda *error: None
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait: a worker that is starting would still have the parent's handlers."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@atexit.register
+def end_workers() -> None:
+    """At exit Python would wait for ever for workers of loaders that were not closed, since they
+    ignore the SIGTERM that is to end them."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # torch's handler calls their end an error
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+
+
+@contextlib.contextmanager
+def worker_errors_in_one_line() -> Iterator[None]:
+    """torch hands over a worker's exception with its traceback as the message; the user's mistake
+    is in the last line."""
+    try:
+        yield
+    except UserError as error:
+        last_line = str(error).splitlines()[-1]
+        raise UserError(last_line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+
+
+@contextlib.contextmanager
+def lost_workers_explained() -> Iterator[None]:
+    """RunError instead of torch's when a worker is gone; it comes up wherever the program is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (cause := why_lost(str(error))) is None:
+            raise
+        raise RunError(f"a process that loads images has ended: {cause}") from error
+
+
+def why_lost(message: str) -> str | None:
+    """What torch's `message` says about the end of a worker; None for any other error."""
+    if "DataLoader worker" not in message:
+        return None
+    if ("Bus error" in message or "shared memory" in message
+            or ("torch_" in message and "No space left on device" in message)):
+        size = (f", of {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB here,"
+                if os.path.isdir("/dev/shm") else "")
+        return (f"batches pass through the shared memory in /dev/shm{size} and found no room; "
+                "start the container with more (docker run --shm-size 8g), or load images in the "
+                "main process by --kernels 0")
+    if "signal: Killed" in message or "exited unexpectedly" in message:
+        return ("it was killed, as the system does where memory runs out; fewer of them, by "
+                "--kernels, need less")
+    return message.splitlines()[0] if "killed by signal" in message else None

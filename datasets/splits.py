@@ -10,9 +10,16 @@ import numpy as np
 import architectures
 import criteria
 import datasets
-from datasets.dataset import Dataset, Views
-from datasets.images import Images, available_cores, broken
-from datasets.transforms import Normalisation, Recipe, training_recipe
+from datasets import cache, images
+from datasets.dataset import Dataset, Transforms
+from datasets.device_cache import DeviceCache
+from datasets.images import available_cores
+from datasets.transforms import (
+    Normalisation,
+    evaluation_transform,
+    rotated_transform,
+    training_transform,
+)
 from utilities.errors import UserError
 
 Samples = list[tuple[str, str]]  # (path, class name)
@@ -29,32 +36,35 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if n_training < opt.bs and not opt.evaluate_only:
         raise UserError(f"--bs: {opt.bs} is more than the {n_training:,} training images of "
                         f"--dataset {name}; accepted: at most {n_training}")
-    facts = {"normalisation": Normalisation.of_backbone(architectures.parse(opt.arch).backbone),
-             "seed": opt.seed}
-    evaluation = Views(Recipe(opt.crop_size, opt.resize))
-    training = training_views(opt)
+    open_image = images.decode
+    if opt.cache == "ram":
+        paths = [path for split in read_splits(samples, opt) for path, _ in samples[split]]
+        open_image = cache.in_memory(paths, available_cores()).open_image
+    backbone = architectures.parse(opt.arch).backbone
+    common = {"normalisation": Normalisation.of_backbone(backbone), "seed": opt.seed,
+              "open_image": open_image}
+    evaluation = Transforms(evaluation_transform(opt.crop_size, opt.resize))
     splits = {}
     for split, classes in class_names(samples).items():
-        labels = {label: number for number, label in enumerate(classes)}
-        splits[split] = Dataset(
-            name, Images([path for path, _ in samples[split]], training=split == "training"),
-            np.array([labels[label] for _, label in samples[split]], np.int64), classes,
-            training if split == "training" else evaluation, **facts)
+        paths, labels = zip(*samples[split], strict=True)
+        numbers = {label: number for number, label in enumerate(classes)}
+        labels = np.array([numbers[label] for label in labels], np.int64)
+        splits[split] = Dataset(name, list(paths), labels, classes, evaluation, **common)
     kept = splits["training"]
-    for split, views in (("evaluation", evaluation), ("evaluation_train", Views(training.main))):
-        splits[split] = Dataset(name, kept.images, kept.labels, kept.class_names, views, **facts)
-    if opt.cache == "ram":
-        together = [splits[split].images for split in samples if is_read(split, samples, opt)]
-        for images in together:
-            images.together = together
+    if opt.cache == "gpu":
+        common["device_cache"] = DeviceCache(kept.paths, opt.crop_size)
+    training = training_transforms(opt)
+    for split, transforms in (("training", training), ("evaluation", evaluation),
+                              ("evaluation_train", Transforms(training.main))):
+        splits[split] = Dataset(name, kept.paths, kept.labels, kept.class_names, transforms,
+                                **common)
     return splits
 
 
-def is_read(split: str, samples: dict[str, Samples], opt) -> bool:
-    """Whether a loader reads the images of `split`, a union those of its parts."""
-    if split == "training" and opt.evaluate_only:
-        return opt.train_metrics
-    return f"{split}_query" not in samples
+def read_splits(samples: dict[str, Samples], opt) -> list[str]:
+    """The splits whose images a loader reads; a union is read as its parts."""
+    return [split for split in samples if f"{split}_query" not in samples
+            and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
 
 
 def read(name: str, source_path: str) -> dict[str, Samples]:
@@ -68,7 +78,7 @@ def read(name: str, source_path: str) -> dict[str, Samples]:
 
 def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
     """`samples` without files that give no image, each of which is named and all counted."""
-    faults = dict(broken([path for part in samples.values() for path, _ in part], threads))
+    faults = dict(images.broken([path for part in samples.values() for path, _ in part], threads))
     for path, fault in faults.items():
         print(f"--skip_broken_images: left out {path!r}: {fault}")
     kept = {split: [sample for sample in part if sample[0] not in faults]
@@ -93,17 +103,15 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
                         "is needed")
 
 
-def training_views(opt) -> Views:
-    """The views that the trained features read."""
+def training_transforms(opt) -> Transforms:
+    """Those of the views that the trained features read."""
     main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
     second = "realistic" if opt.realistic_augmentation else opt.augmentation
-    crop, resize = opt.crop_size, opt.resize
-    return Views(
-        training_recipe(main, crop, resize),
-        training_recipe(second, crop, resize)
-        if criteria.needs(opt.diva_features, "second view") else None,
-        Recipe(crop, resize, random=True) if criteria.needs(opt.diva_features, "rotated view")
-        else None)
+    sides, wanted = (opt.crop_size, opt.resize), opt.diva_features
+    return Transforms(
+        training_transform(main, *sides),
+        training_transform(second, *sides) if criteria.needs(wanted, "second view") else None,
+        rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
 
 
 def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:

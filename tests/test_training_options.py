@@ -227,7 +227,8 @@ def test_a_cache_in_memory_reads_no_file_twice(tree, monkeypatch):
     def refuse(path):
         raise AssertionError(f"decodes {path}")
 
-    monkeypatch.setattr("datasets.images.decode", refuse)
+    for module in ("datasets.images", "datasets.cache"):
+        monkeypatch.setattr(f"{module}.decode", refuse)
     assert len(train(training, alone=False)[0]) == 2
     with pytest.raises(AssertionError, match="decodes"):
         steps(tree)

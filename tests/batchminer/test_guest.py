@@ -92,5 +92,5 @@ def test_what_does_not_fit_is_refused_in_one_line(select, name, arguments, messa
 def test_a_missing_library_is_named_with_how_to_install_it(select, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     monkeypatch.delitem(sys.modules, "pytorch_metric_learning.miners", raising=False)
-    with pytest.raises(UserError, match=r'^--batch_mining: .*"pytorch-metric-learning>=2\.6,<3"$'):
+    with pytest.raises(UserError, match=r'^--batch_mining: .*"pytorch-metric-learning>=2\.7,<3"$'):
         select("TripletMarginMiner")

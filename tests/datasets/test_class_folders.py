@@ -56,7 +56,7 @@ def test_odd_names_and_links_work(tmp_path):
     splits = datasets.select("odd", trees.options(tmp_path, bs=1))
     names = splits["training"].class_names + splits["testing"].class_names
     assert names == sorted([long, "linked class", "Ünïcödé 类"])
-    assert [splits["testing"][i].images.shape for i in range(3)] == [(3, 24, 24)] * 3
+    assert [splits["testing"][i, 0].images.shape for i in range(3)] == [(3, 24, 24)] * 3
 
 
 def test_thousands_of_classes(tmp_path):

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 import datasets
-from datasets import dataset as dataset_module
+from datasets.dataset import collate, item_seeds, seed_of
 from tests import trees
+
+VIEWS = ("images", "second_views", "rotated_views")
+SEEDS = [1535930435702422785, 8873073696119052510, 3894832414965109837]     # of (0, 1, 2)
 
 
 @pytest.fixture
@@ -18,56 +22,61 @@ def test_views_are_made_for_the_features_that_read_them(select):
                                       (["invariantspread"], True, False),
                                       (["discriminative", "imrot"], False, True)):
         splits = select(diva_features=features)
-        item = splits["training"][5]
+        item = splits["training"][5, 0]
         assert (item.second_views is not None, item.rotated_views is not None) == (second, rotated)
         assert (item.labels, item.indices, item.rotations) == (1, 5, 1)
+        assert {item.labels.dtype, item.indices.dtype, item.rotations.dtype} == {torch.int64}
+        assert item.images.shape == (3, 24, 24) and item.images.dtype == torch.uint8
         for name in ("evaluation", "evaluation_train", "testing"):
-            item = splits[name][5]
+            item = splits[name][5, 0]
             assert item.second_views is None and item.rotated_views is None
 
 
 def test_the_views_of_an_image_differ_and_evaluation_does_not(select):
     splits = select(diva_features=["selfsimilarity"])
-    training = splits["training"]
-    batch = training.batch([2, 2], epoch=0, step=0)
-    views = [batch.images[0], batch.images[1], batch.second_views[0], batch.second_views[1]]
-    assert all(not np.array_equal(views[i], views[j]) for i in range(4) for j in range(i))
-    for change in ({"epoch": 1, "step": 0}, {"epoch": 0, "step": 1}):
-        assert not np.array_equal(training.batch([2], **change).images, batch.images[:1])
-    again = training.batch([2, 2], epoch=0, step=0)
-    assert np.array_equal(again.images, batch.images)
-    evaluation = splits["evaluation"]
-    assert np.array_equal(evaluation.batch([2], epoch=0, step=0).images,
-                          evaluation.batch([2], epoch=3, step=7).images)
-    assert not np.array_equal(splits["evaluation_train"].batch([2], epoch=0, step=0).images,
-                              splits["evaluation_train"].batch([2], epoch=1, step=0).images)
+    first, second = (splits["training"][2, seed] for seed in (1, 2))
+    views = [first.images, first.second_views, second.images, second.second_views]
+    assert all(not torch.equal(views[i], views[j]) for i in range(4) for j in range(i))
+    again = splits["training"][2, 1]
+    assert torch.equal(again.images, first.images)
+    assert torch.equal(again.second_views, first.second_views)
+    assert torch.equal(splits["evaluation"][2, 1].images, splits["evaluation"][2, 2].images)
+    assert not torch.equal(splits["evaluation_train"][2, 1].images,
+                           splits["evaluation_train"][2, 2].images)
 
 
-def test_the_seed_changes_the_views(select):
-    first, second = (select(seed=seed)["training"].batch([0], epoch=0, step=0).images
-                     for seed in (1, 2))
-    assert not np.array_equal(first, second)
+@pytest.mark.parametrize("features", [
+    ["selfsimilarity"], ["imrot"], ["selfsimilarity", "imrot"]], ids=" ".join)
+def test_no_view_depends_on_whether_the_others_are_made(select, features):
+    everything = select(diva_features=["selfsimilarity", "imrot"])["training"][3, 9]
+    some = select(diva_features=features)["training"][3, 9]
+    for name in VIEWS:
+        if getattr(some, name) is not None:
+            assert torch.equal(getattr(some, name), getattr(everything, name))
 
 
-def test_the_main_view_does_not_depend_on_the_others(select):
-    alone = select()["training"].batch([0, 1], epoch=0, step=0)
-    with_others = select(diva_features=["selfsimilarity", "imrot"])["training"].batch(
-        [0, 1], epoch=0, step=0)
-    assert np.array_equal(alone.images, with_others.images)
+@pytest.mark.parametrize(("given", "main_changes", "second_changes"), [
+    ({"augmentation": "adv"}, True, True),
+    ({"realistic_augmentation": True}, False, True),
+    ({"realistic_main_augmentation": True}, True, False)])
+def test_an_augmentation_acts_on_the_views_that_it_names(select, given, main_changes,
+                                                         second_changes):
+    plain, changed = (select(diva_features=["selfsimilarity"], **more)["training"]
+                      for more in ({}, given))
+    pairs = [(plain[i, i], changed[i, i]) for i in range(4)]
+    assert main_changes != all(torch.equal(a.images, b.images) for a, b in pairs)
+    assert second_changes != all(torch.equal(a.second_views, b.second_views) for a, b in pairs)
 
 
-def test_realistic_augmentation_acts_on_its_view_alone_and_wins(select):
-    features = ["selfsimilarity"]
-    for given, main, second in (
-            ({}, None, None), ({"augmentation": "adv"}, 0.2, 0.2),
-            ({"realistic_augmentation": True}, None, 0.4),
-            ({"realistic_main_augmentation": True, "augmentation": "adv"}, 0.4, 0.2),
-            ({"realistic_main_augmentation": True, "augmentation": "red"}, 0.4, None)):
-        splits = select(diva_features=features, **given)
-        views = splits["training"].views
-        assert (views.main.jitter, views.second.jitter) == (main, second)
-        assert splits["evaluation_train"].views.main == views.main
-        assert splits["testing"].views.main == dataset_module.Recipe(24, 32)
+def test_realistic_main_augmentation_wins_and_training_images_are_embedded_by_it(select):
+    given = {"realistic_main_augmentation": True, "diva_features": ["selfsimilarity"]}
+    alone, with_red = select(**given), select(augmentation="red", **given)
+    for split in ("training", "evaluation_train"):
+        for seed in range(3):
+            assert torch.equal(alone[split][1, seed].images, with_red[split][1, seed].images)
+            assert torch.equal(alone["training"][1, seed].images,
+                               alone["evaluation_train"][1, seed].images)
+    assert torch.equal(alone["testing"][0, 0].images, select()["testing"][0, 0].images)
 
 
 def test_rotated_views_are_exact_quarter_turns_without_black_corners(select):
@@ -75,21 +84,46 @@ def test_rotated_views_are_exact_quarter_turns_without_black_corners(select):
     # Crop and resized side are equal and so is the image: the crop can only be the whole image.
     for path in training.paths[:4]:
         trees.picture(1, (32, 32)).save(path, quality=95)
-    views = training.batch([0, 1, 2, 3], epoch=0, step=0).rotated_views.permute(0, 2, 3, 1).numpy()
+    items = [training[index, 0] for index in range(4)]
+    views = [item.rotated_views.permute(1, 2, 0).numpy() for item in items]
     for turns in range(4):
         assert np.array_equal(views[turns], np.rot90(views[0], turns))
-    assert training.batch([0, 1, 2, 3], epoch=0, step=0).rotations.tolist() == [0, 1, 2, 3]
+    assert [int(item.rotations) for item in items] == [0, 1, 2, 3]
 
 
-def test_an_image_is_decoded_once_for_all_views(select, monkeypatch):
+def test_an_image_is_decoded_once_for_all_views(select):
     training = select(diva_features=["selfsimilarity", "imrot"])["training"]
-    decoded, decode = [], dataset_module.Images.__getitem__
-    monkeypatch.setattr(dataset_module.Images, "__getitem__",
-                        lambda self, index: decoded.append(index) or decode(self, index))
-    training.batch([3, 1, 2], epoch=0, step=0)
-    assert decoded == [3, 1, 2]
+    opened, open_image = [], training.open_image
+    training.open_image = lambda path: opened.append(path) or open_image(path)
+    for index in (3, 1, 2):
+        training[index, 0]
+    assert opened == [training.paths[index] for index in (3, 1, 2)]
 
 
 def test_big_crops_are_big_in_evaluation_too(select):
     splits = select(augmentation="big", crop_size=32)
-    assert splits["training"][0].images.shape == splits["testing"][0].images.shape == (3, 32, 32)
+    assert splits["training"][0, 0].images.shape == splits["testing"][0, 0].images.shape
+    assert splits["training"][0, 0].images.shape == (3, 32, 32)
+
+
+def test_seeds_are_the_same_on_every_machine():
+    assert item_seeds(0, 1, 2, n=3) == SEEDS
+    assert seed_of(0, 1, 2) == SEEDS[0]
+
+
+def test_seeds_depend_on_every_number_and_not_on_the_batch_size():
+    assert item_seeds(1, 2, 3, n=5) == item_seeds(1, 2, 3, n=9)[:5]
+    given = [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (2**40, 2, 3)]
+    seeds = [seed for numbers in given for seed in item_seeds(*numbers, n=50)]
+    assert len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
+
+
+def test_a_batch_stacks_the_items(select):
+    training = select(diva_features=["selfsimilarity"])["training"]
+    items = [training[index, seed] for index, seed in ((3, 1), (0, 2), (3, 3))]
+    batch = collate(items)
+    assert batch.indices.tolist() == [3, 0, 3] and batch.labels.tolist() == [0, 0, 0]
+    assert batch.rotations.tolist() == [3, 0, 3] and batch.rotated_views is None
+    for name in VIEWS[:2]:
+        for row, item in zip(getattr(batch, name), items, strict=True):
+            assert torch.equal(row, getattr(item, name))

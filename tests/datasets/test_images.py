@@ -4,11 +4,9 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from datasets import images
-from datasets.images import Images, broken, decode
+from datasets.images import broken, decode
 from tests import trees
 from utilities.errors import UserError
 
@@ -75,6 +73,12 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     assert np.array_equal(pixels, np.asarray(upright))
 
 
+def test_of_an_animation_the_first_frame_counts(tmp_path):
+    frames = [trees.picture(seed) for seed in (6, 7)]
+    pixels = saved(tmp_path / "a.png", frames[0], save_all=True, append_images=frames[1:])
+    assert np.array_equal(pixels, np.asarray(frames[0]))
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_does_not_lose_the_image(tmp_path):
     path = tmp_path / "a.jpg"
@@ -113,52 +117,5 @@ def test_a_broken_file_is_named_in_one_line(tmp_path):
 def test_broken_finds_all_of_them_and_nothing_else(tmp_path):
     said = broken_files(tmp_path)
     good = [str(trees.write(tmp_path / f"good_{i}.jpg", i)) for i in range(3)]
-    found = broken(good + [str(tmp_path / name) for name in said], threads=2)
-    assert {path.rpartition("/")[2] for path, _ in found} == set(said)
-
-
-def test_kept_images_are_the_decoded_ones(tmp_path, capsys):
-    paths = [str(trees.write(tmp_path / f"{i}.jpg", i, (30 + i, 20 + 3 * i))) for i in range(5)]
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    trees.picture(1, (40, 20)).save(paths[0], exif=exif)
-    kept = Images(paths)
-    kept.keep(threads=2)
-    assert "--cache ram: 5 decoded images need 0.00 GB of " in capsys.readouterr().out
-    for index, path in enumerate(paths):
-        assert np.array_equal(np.asarray(kept[index]), np.asarray(decode(path)))
-    assert kept[0].size == (20, 40)
-
-
-def test_a_broken_file_ends_the_filling_of_a_cache(tmp_path):
-    paths = [str(trees.write(tmp_path / f"{i}.jpg", i)) for i in range(3)]
-    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:400])
-    with pytest.raises(UserError, match=r"cannot read the image .*1\.jpg"):
-        Images(paths).keep(threads=2)
-
-
-def test_a_cache_that_does_not_fit_is_refused_before_it_is_taken(tmp_path, monkeypatch):
-    kept = Images([str(trees.write(tmp_path / "a.jpg", 1))])
-    monkeypatch.setattr(images, "available_memory", lambda: 48 * 40 * 3 - 1)
-    monkeypatch.setattr(images, "shared_bytes", lambda n: pytest.fail("memory was taken"))
-    with pytest.raises(UserError, match="--cache: 'ram' does not fit: 1 decoded images need"):
-        kept.keep(threads=1)
-
-
-def test_a_cache_leaves_its_reserve_and_says_what_is_left(capsys):
-    images.announce("gpu", 10, 3 * 2**30, 4 * 2**30, reserve=2**30)
-    assert capsys.readouterr().out == ("--cache gpu: 10 decoded images need 3.00 GB of 4.00 GB "
-                                       "available, 1.00 GB are left for training\n")
-    with pytest.raises(UserError) as error:
-        images.announce("gpu", 10, 3 * 2**30 + 1, 4 * 2**30, reserve=2**30)
-    assert ("need 3.00 GB, 4.00 GB are available, 1.00 GB of them stay for training; accepted here"
-            in str(error.value))
-
-
-def test_available_memory_is_plausible():
-    assert 2**26 < images.available_memory() < 2**50
-
-
-def test_shared_bytes_are_bytes():
-    pixels = images.shared_bytes(10)
-    assert pixels.dtype == torch.uint8 and pixels.shape == (10,)
+    faults = broken(good + [str(tmp_path / name) for name in said], threads=2)
+    assert {path.rpartition("/")[2] for path, _ in faults} == set(said)

@@ -1,4 +1,7 @@
+import multiprocessing
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +14,11 @@ import pytest
 import torch
 
 import datasets
-from datasets import images
+from datasets import cache
 from datasets.images import decode
-from datasets.loader import Loader
+from datasets.loader import Loader, lost_workers_explained
 from tests import trees
-from utilities.errors import UserError
+from utilities.errors import RunError, UserError
 
 ROOT = Path(__file__).parents[2]
 FEATURES = ["discriminative", "selfsimilarity", "imrot"]
@@ -84,10 +87,9 @@ def test_an_epoch_that_was_started_before_is_the_same(load, kernels):
 
 
 def test_workers_read_a_started_epoch_while_nobody_asks(load, tmp_path, monkeypatch):
-    loader, marker = load(sampler=Pairs(), kernels=1), tmp_path / "a batch was read"
-    read = loader.dataset.batch
-    monkeypatch.setattr(loader.dataset, "batch",
-                        lambda *given, **more: marker.touch() or read(*given, **more))
+    loader, marker = load(sampler=Pairs(), kernels=1), tmp_path / "an image was read"
+    read = loader.dataset.open_image
+    monkeypatch.setattr(loader.dataset, "open_image", lambda path: marker.touch() or read(path))
     loader.start(1)
     deadline = time.monotonic() + 60
     while not marker.exists() and time.monotonic() < deadline:
@@ -95,35 +97,31 @@ def test_workers_read_a_started_epoch_while_nobody_asks(load, tmp_path, monkeypa
     assert marker.exists()
 
 
-@pytest.mark.parametrize(("given", "kept", "n_images"), [
-    ({}, ["training", "validation_query", "validation_gallery", "testing_query",
-          "testing_gallery"], 48),
-    ({"evaluate_only": True},
-     ["validation_query", "validation_gallery", "testing_query", "testing_gallery"], 36),
-    ({"evaluate_only": True, "train_metrics": True},
-     ["training", "validation_query", "validation_gallery", "testing_query",
-      "testing_gallery"], 48)])
-def test_a_cache_in_memory_is_filled_at_once_with_what_loaders_read(tmp_path, capsys, given, kept,
+@pytest.mark.parametrize(("given", "n_images"), [
+    ({}, 48), ({"evaluate_only": True}, 36), ({"evaluate_only": True, "train_metrics": True}, 48)])
+def test_a_cache_in_memory_is_filled_at_once_with_what_loaders_read(tmp_path, capsys, given,
                                                                    n_images):
+    """Also where query and gallery are parts of a union."""
     trees.in_shop(tmp_path / "in-shop", n_classes=12, n_images=4)
     opt = trees.options(tmp_path, cache="ram", train_val_split=0.5, **given)
     splits = datasets.select("in-shop", opt)
-    for split in kept:
-        Loader(splits[split], opt, "cpu")
-    assert {name for name, split in splits.items() if split.images.pixels is not None} \
-        == {*kept, *["evaluation", "evaluation_train"] * ("training" in kept)}
     said = capsys.readouterr().out
     assert said.count("--cache ram: ") == said.count(f"{n_images} decoded images need") == 1
+    wanted = {name: list(Loader(split, opt, "cpu").epoch(0)) for name, split in splits.items()}
+    for split in ("validation_query", "validation_gallery", "testing_query", "testing_gallery",
+                  *["training", "evaluation", "evaluation_train"] * (n_images == 48)):
+        for path in splits[split].paths:
+            os.path.exists(path) and os.remove(path)
+        assert same(Loader(splits[split], opt, "cpu").epoch(0), wanted[split])
 
 
 def test_what_does_not_fit_into_memory_together_is_refused_before_it_is_read(tmp_path, monkeypatch):
     trees.class_folders(tmp_path / "cub200", n_classes=4, n_images=5)
     opt = trees.options(tmp_path, cache="ram")
-    splits = datasets.select("cub200", opt)
-    monkeypatch.setattr(images, "available_memory", lambda: 20 * 48 * 40 * 3 - 1)
-    monkeypatch.setattr(images, "decode", lambda path: pytest.fail(f"decodes {path}"))
+    monkeypatch.setattr(cache, "available_memory", lambda: 20 * 48 * 40 * 3 - 1)
+    monkeypatch.setattr(cache, "decode", lambda path: pytest.fail(f"decodes {path}"))
     with pytest.raises(UserError, match="--cache: 'ram' does not fit: 20 decoded images need"):
-        Loader(splits["training"], opt, "cpu")
+        datasets.select("cub200", opt)
 
 
 def test_without_a_sampler_every_image_comes_once_in_file_order(load):
@@ -139,7 +137,7 @@ def test_without_a_sampler_every_image_comes_once_in_file_order(load):
 @pytest.mark.parametrize("arch", ["resnet50_frozen_normalize", "bninception_normalize"])
 def test_images_are_normalised_as_the_backbone_wants_them(load, arch):
     loader = load("testing", arch=arch, crop_size=32)
-    pixels = loader.dataset[0].images.numpy().astype(np.float64)
+    pixels = loader.dataset[0, 0].images.numpy().astype(np.float64)
     image = next(loader.epoch(0)).images[0]
     if arch.startswith("bn"):
         mean, std = np.array([0.502, 0.4588, 0.4078]), 0.0039
@@ -181,26 +179,48 @@ def test_an_epoch_left_early_does_not_touch_the_next(load, kernels):
     assert same(loader.epoch(1), wanted)
 
 
+def workers() -> set[int]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 def test_workers_live_on_between_epochs_and_end_with_close(load):
+    before = workers()
     loader = load(sampler=Pairs(), kernels=2)
-    first, second = ([worker.pid for worker in loader.source._iterator._workers]
-                     for _ in (list(loader.epoch(0)), list(loader.epoch(1))))
+    first, second = (workers() - before for _ in (list(loader.epoch(0)), list(loader.epoch(1))))
     assert first == second and len(first) == 2
     loader.close()
-    for pid in first:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert all(map(ended, first))
     assert len(list(loader.epoch(0))) == 2
+
+
+def test_workers_end_with_close_also_in_the_middle_of_an_epoch(load):
+    before = workers()
+    loader = load(sampler=Pairs(), kernels=2)
+    loader.start(1)
+    next(loader.epoch(1))
+    started = workers() - before
+    loader.close()
+    assert len(started) == 2 and all(map(ended, started))
 
 
 @pytest.mark.parametrize("kernels", [0, 2])
 def test_the_global_random_state_is_left_alone(load, kernels):
     loader = load(sampler=Pairs(), kernels=kernels, diva_features=FEATURES)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, before_python = ((torch.get_rng_state(), np.random.get_state()[1].copy()),
+                             random.getstate())
     list(loader.epoch(0))
     list(loader.epoch(1))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
+    assert random.getstate() == before_python
 
 
 def test_a_loader_works_inside_autocast_and_inference_mode(load):
@@ -210,7 +230,7 @@ def test_a_loader_works_inside_autocast_and_inference_mode(load):
 
 
 SCRIPT = """
-import signal, sys, time
+import multiprocessing, signal, sys, time
 import datasets
 from datasets.loader import Loader
 from tests import trees
@@ -224,7 +244,7 @@ loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
 try:
     for epoch in range(10**9):
         for batch in loader.epoch(epoch):
-            print(*(worker.pid for worker in loader.source._iterator._workers), flush=True)
+            print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 except Stopped:
     sys.exit(143)
 """
@@ -243,6 +263,90 @@ def test_a_signal_to_the_whole_group_ends_quietly_and_at_once(tmp_path, number):
         _, said = process.communicate(timeout=60)
         assert process.returncode == 143 and said == ""
         assert time.monotonic() - begun < 20
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    assert len(pids) == 2 and all(map(ended, pids))
+
+
+# A loader is neither closed nor let go: the traceback of an error that nobody catches refers to it.
+LEFT_OPEN = """
+import multiprocessing, sys
+import datasets
+from datasets.loader import Loader
+from tests import trees
+opt = trees.options(sys.argv[1], kernels=2, bs=1)
+loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
+for batch in loader.epoch(0):
+    print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+    assert 0, "the program ends"
+"""
+
+
+def test_an_error_that_nobody_catches_ends_the_program_and_its_workers(tmp_path):
+    trees.class_folders(tmp_path / "cub200", n_classes=4, n_images=5)
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN, tmp_path], cwd=ROOT, text=True,
+                          capture_output=True, timeout=60,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == 1 and done.stderr.endswith("AssertionError: the program ends\n")
+    assert len(pids) == 2 and all(map(ended, pids))
+
+
+@pytest.mark.parametrize(("message", "told"), [     # torch's own words
+    ("DataLoader worker (pid 7) is killed by signal: Killed. ", "memory runs out; fewer of them"),
+    ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "memory runs out; fewer of them"),
+    ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+     "workers are out of shared memory. Please try to raise your shared memory limit.", "/dev/shm"),
+    ("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+     "last):\n  ...\nRuntimeError: unable to allocate shared memory(shm) for file "
+     "</torch_7_1_0>: No space left on device (28)\n", "/dev/shm"),
+    ("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+     "last):\n  ...\nRuntimeError: unable to write to file </torch_7_1_0>: No space left on "
+     "device (28)\n", "/dev/shm"),
+    ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "Segmentation fault")])
+def test_a_lost_worker_is_told_in_one_line_with_what_helps(message, told):
+    with pytest.raises(RunError) as error, lost_workers_explained():
+        raise RuntimeError(message)
+    text = str(error.value)
+    assert text.startswith("a process that loads images has ended: ") and "\n" not in text
+    assert told in text
+    in_shared_memory = told == "/dev/shm"
+    assert ("--shm-size" in text and "--kernels 0" in text) == in_shared_memory
+    assert ("fewer of them, by --kernels" in text) == ("fewer" in told)
+
+
+@pytest.mark.parametrize("message", [
+    "CUDA error: out of memory", "Caught RuntimeError in DataLoader worker process 0.\nOriginal "
+    "Traceback (most recent call last):\n  ...\nRuntimeError: a mistake in the program"])
+def test_other_errors_are_left_as_they_are(message):
+    with pytest.raises(RuntimeError, match=message[-10:]) as error, lost_workers_explained():
+        raise RuntimeError(message)
+    assert not isinstance(error.value, RunError)
+
+
+NO_ROOM = """
+import sys
+import datasets
+from datasets.loader import Loader, lost_workers_explained
+from tests import trees
+from utilities.errors import RunError
+opt = trees.options(sys.argv[1], kernels=1, bs=8, crop_size=256, resize=256)
+loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
+try:
+    with lost_workers_explained():
+        list(loader.epoch(0))
+except RunError as error:
+    print(error)
+"""
+UNSHARE = ["unshare", "--map-root-user", "--mount", "sh", "-c",
+           'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or subprocess.run(
+    [*UNSHARE, "true"], capture_output=True).returncode, reason="needs a /dev/shm of its own")
+def test_a_full_shared_memory_is_named(tmp_path):
+    """A batch takes 1.5 MB, /dev/shm has 1 MB."""
+    trees.class_folders(tmp_path / "cub200", n_classes=4, n_images=5)
+    done = subprocess.run([*UNSHARE, sys.executable, "-c", NO_ROOM, tmp_path], cwd=ROOT, text=True,
+                          capture_output=True, timeout=60,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "/dev/shm, of 1 MB here, and found no room" in done.stdout, done.stderr
+    assert "--shm-size" in done.stdout and "--kernels 0" in done.stdout

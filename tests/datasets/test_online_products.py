@@ -22,7 +22,7 @@ def test_the_lists_decide_what_trains(tmp_path):
     assert splits["testing"].class_names == ["4", "5", "6"]
     assert splits["testing"].labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert splits["testing"].paths[0].endswith("sofa_final/111000000003_0.JPG")
-    assert splits["testing"][0].images.shape == (3, 24, 24)
+    assert splits["testing"][0, 0].images.shape == (3, 24, 24)
 
 
 def test_rows_of_hidden_files_are_skipped(tmp_path):

@@ -1,127 +1,137 @@
+import random
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from torchvision import transforms
-from torchvision.transforms import functional
+from PIL import Image
+from torchvision.transforms import v2
 
 from datasets.transforms import (
     GRAYSCALE,
-    N_UNIFORMS,
     Normalisation,
-    Recipe,
-    recolour,
-    render,
-    training_recipe,
+    augment,
+    evaluation_transform,
+    rotated_transform,
+    training_transform,
 )
 from tests import trees
 
 SIZES = [(48, 40), (41, 57), (100, 33), (32, 32), (37, 90)]
-INTERPOLATION = transforms.InterpolationMode.BILINEAR
+NAMES = ["base", "adv", "big", "red", "realistic"]
 
 
-def rendered(recipe, image, uniforms):
-    drawn = recipe.draw(uniforms, np.array([image.height]), np.array([image.width]))
-    return render(image, recipe.crop, *drawn), drawn
+def pixels(image) -> np.ndarray:
+    """(3, H, W) uint8."""
+    return np.asarray(image).transpose(2, 0, 1)
 
 
-@given(st.integers(1, 3000), st.integers(1, 3000),
-       arrays(float, (1, N_UNIFORMS), elements=st.floats(0, 1, exclude_max=True)))
-def test_every_crop_lies_inside_the_image(height, width, uniforms):
-    for augmentation in ("base", "red"):
-        recipe = training_recipe(augmentation, 224, 256)
-        g, _ = recipe.draw(uniforms, np.array([height]), np.array([width]))
-        assert g.top >= 0 and g.left >= 0 and g.height >= 1 and g.width >= 1
-        assert g.top + g.height <= height and g.left + g.width <= width
-        assert g.y >= 0 and g.y + 224 <= g.resized_height
-        assert g.x >= 0 and g.x + 224 <= g.resized_width
-
-
-def test_random_resized_crop_is_distributed_as_torchvisions():
-    recipe, n = training_recipe("base", 224, 256), 4000
-    uniforms = np.random.default_rng(0).random((n, N_UNIFORMS))
-    ours = recipe.draw(uniforms, np.full(n, 300), np.full(n, 500))[0]
-    ours = np.stack([ours.top, ours.left, ours.height, ours.width], 1)
-    blank = torch.empty(3, 300, 500)
-    theirs = np.array([transforms.RandomResizedCrop.get_params(blank, (0.08, 1), (3 / 4, 4 / 3))
-                       for _ in range(n)])
-
-    def moments(boxes):
-        top, left, height, width = boxes.T
-        area, ratio = height * width / 150000, np.log(width / height)
-        return [x for y in (area, ratio, top + height / 2, left + width / 2)
-                for x in (y.mean(), y.std())]
-
-    scale = np.array([1, 1, 1, 1, 300, 300, 500, 500])
-    assert np.abs((np.array(moments(ours)) - moments(theirs)) / scale).max() < 0.02
-
-
-@pytest.mark.parametrize(("size", "box"), [((400, 20), (0, 186, 20, 27)),
-                                           ((20, 400), (186, 0, 27, 20))])
-def test_an_image_that_no_random_box_fits_gives_its_centre(size, box):
-    uniforms = np.full((1, N_UNIFORMS), 0.99)     # the largest area, which is too high or too wide
-    g, _ = training_recipe("base", 24, 32).draw(uniforms, np.array([size[1]]), np.array([size[0]]))
-    assert (g.top, g.left, g.height, g.width) == box
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_training_views_are_torchvisions_pixels(size):
-    image, crop = trees.picture(1, size), 24
-    for seed in range(5):
-        uniforms = np.random.default_rng(seed).random((1, N_UNIFORMS))
-        view, (g, _) = rendered(training_recipe("base", crop, 32), image, uniforms)
-        box = [int(side[0]) for side in (g.top, g.left, g.height, g.width)]
-        wanted = functional.resized_crop(image, *box, [crop, crop], INTERPOLATION)
-        wanted = functional.hflip(wanted) if g.flip[0] else wanted
-        assert np.array_equal(view, wanted)
-        view, (g, _) = rendered(training_recipe("red", crop, 32), image, uniforms)
-        wanted = functional.crop(functional.resize(image, 32, INTERPOLATION), int(g.y[0]),
-                                 int(g.x[0]), crop, crop)
-        assert np.array_equal(view, functional.hflip(wanted) if g.flip[0] else wanted)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [*SIZES, (1, 1), (300, 2), (2, 300)])
+def test_a_training_view_is_a_square_of_bytes_whatever_the_images_size(name, size):
+    for seed in range(3):
+        view = augment(training_transform(name, 24, 32), trees.picture(1, size), seed)
+        assert view.shape == (3, 24, 24) and view.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("crop", [24, 27, 32])
-def test_evaluation_is_resize_and_centre_crop_and_draws_nothing(size, crop):
-    image = trees.picture(2, size)
-    wanted = transforms.Compose([transforms.Resize(32), transforms.CenterCrop(crop)])(image)
+def test_evaluation_resizes_the_short_side_takes_the_centre_and_draws_nothing(size, crop):
+    image, short = trees.picture(2, size), min(size)
+    sides = [32 * side // short for side in size]
+    left, top = (round((side - crop) / 2) for side in sides)
+    wanted = image.resize(sides, Image.Resampling.BILINEAR).crop(
+        (left, top, left + crop, top + crop))
     for seed in range(2):
-        uniforms = np.random.default_rng(seed).random((1, N_UNIFORMS))
-        view, _ = rendered(Recipe(crop, 32), image, uniforms)
-        assert np.array_equal(view, wanted)
+        view = augment(evaluation_transform(crop, 32), image, seed)
+        assert np.array_equal(view, pixels(wanted))
 
 
-def test_flips_half_of_the_images_and_recolours_where_asked():
-    uniforms = np.random.default_rng(0).random((2000, N_UNIFORMS))
-    sides = np.full(2000, 40), np.full(2000, 48)
-    for name, jitter in (("base", None), ("adv", 0.2), ("realistic", 0.4), ("red", None)):
-        geometry, colour = training_recipe(name, 24, 32).draw(uniforms, *sides)
-        assert abs(geometry.flip.mean() - 0.5) < 0.05
-        assert (colour is None) == (jitter is None)
-        if jitter:
-            assert abs(colour.grey.mean() - GRAYSCALE) < 0.04
-            low, high = colour.factors.min(0), colour.factors.max(0)
-            assert np.allclose(low, [1 - jitter] * 3 + [-jitter], atol=0.01)
-            assert np.allclose(high, [1 + jitter] * 3 + [jitter], atol=0.01)
-            assert len(np.unique(colour.order, axis=0)) == 24
-    assert not Recipe(24, 32).draw(uniforms, *sides)[0].flip.any()
+def test_a_view_follows_from_its_seed_alone():
+    image = trees.picture(3)
+    for name in NAMES:
+        transform = training_transform(name, 24, 32)
+        wanted = [augment(transform, image, seed) for seed in (1, 2)]
+        torch.rand(5), np.random.rand(5), random.random()
+        assert torch.equal(augment(transform, image, 1), wanted[0])
+        assert not torch.equal(*wanted)
 
 
-def test_recolouring_is_torchvisions():
-    changes = (functional.adjust_brightness, functional.adjust_contrast,
-               functional.adjust_saturation, functional.adjust_hue)
-    rng = np.random.default_rng(0)
-    for seed in range(10):
-        image = wanted = trees.picture(seed)
-        grey, order = seed % 5 == 0, rng.permutation(4)
-        factors = np.append(rng.uniform(0.6, 1.4, 3), rng.uniform(-0.4, 0.4))
-        if grey:
-            wanted = functional.rgb_to_grayscale(wanted, 3)
-        for change in order:
-            wanted = changes[change](wanted, factors[change])
-        assert np.array_equal(recolour(image, grey, factors, order), wanted)
+@pytest.mark.parametrize("name", NAMES)
+def test_nobodys_random_numbers_are_drawn(name):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    python_state = random.getstate()
+    augment(training_transform(name, 24, 32), trees.picture(4), 7)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert random.getstate() == python_state
+
+
+def test_a_failed_view_leaves_the_generator_as_it_was():
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError):
+        augment(v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(64)]), trees.picture(4), 7)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def ramp(size=(80, 60)) -> Image.Image:
+    """Red tells the column, green the row."""
+    columns = np.linspace(0, 255, size[0]).round()
+    rows = np.linspace(0, 255, size[1]).round()
+    red, green = np.meshgrid(columns, rows)
+    return Image.fromarray(np.stack([red, green, 0 * red], -1).astype(np.uint8))
+
+
+def shares(view) -> tuple[float, float, bool]:
+    """Of a view of `ramp`: the shares of width and height that it shows, and whether mirrored."""
+    width, height = ((side[-1] - side[0]) / 255 for side in
+                     (view[0].float().mean(0), view[1].float().mean(1)))
+    return abs(float(width)), float(height), float(width) < 0
+
+
+def test_base_takes_8_to_100_percent_of_the_area_and_mirrors_half():
+    transform, image = training_transform("base", 24, 32), ramp()
+    width, height, mirrored = np.array(
+        [shares(augment(transform, image, seed)) for seed in range(600)]).T
+    area = width * height
+    assert area.min() > 0.04 and area.min() < 0.12 and area.max() > 0.85
+    # Uniform up to what does not fit; a view ends half a target pixel inside its box.
+    assert 0.35 < area.mean() < 0.55
+    assert 0.42 < mirrored.mean() < 0.58
+    ratio = width / height * 80 / 60
+    assert 0.7 < ratio.min() < 0.85 and 1.2 < ratio.max() < 1.45
+
+
+def test_red_shows_the_crops_share_of_the_resized_image_and_mirrors_half():
+    transform, image = training_transform("red", 24, 32), ramp((64, 64))
+    width, height, mirrored = np.array(
+        [shares(augment(transform, image, seed)) for seed in range(300)]).T
+    assert np.abs(width - 0.72).max() < 0.06 and np.abs(height - 0.72).max() < 0.06
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_the_square_to_be_turned_is_neither_mirrored_nor_coloured():
+    for seed in range(20):
+        width, height, mirrored = shares(augment(rotated_transform(24, 32), ramp((64, 64)), seed))
+        assert abs(width - 0.72) < 0.06 and abs(height - 0.72) < 0.06 and not mirrored
+
+
+@pytest.mark.parametrize(("name", "strength"), [
+    ("base", 0), ("big", 0), ("red", 0), ("adv", 0.2), ("realistic", 0.4)])
+def test_colours_change_by_the_strength_of_the_augmentation(name, strength):
+    """A grey image has no hue, saturation or contrast: its brightness alone changes."""
+    transform, image = training_transform(name, 24, 32), Image.new("RGB", (40, 40), (100,) * 3)
+    levels = np.array([int(augment(transform, image, seed)[0, 0, 0]) for seed in range(400)])
+    assert abs(levels.min() - 100 * (1 - strength)) <= 2 * (strength > 0)
+    assert abs(levels.max() - 100 * (1 + strength)) <= 2 * (strength > 0)
+
+
+@pytest.mark.parametrize(("name", "share"), [("base", 0), ("adv", GRAYSCALE),
+                                             ("realistic", GRAYSCALE)])
+def test_a_fifth_of_the_coloured_augmentations_is_grey(name, share):
+    transform, image = training_transform(name, 24, 32), Image.new("RGB", (40, 40), (200, 60, 60))
+    views = [augment(transform, image, seed).int() for seed in range(500)]
+    grey = np.mean([int((view.amax(0) - view.amin(0)).max()) == 0 for view in views])
+    assert abs(grey - share) <= 0.05 * (share > 0)
 
 
 def test_normalisation_follows_the_backbone():

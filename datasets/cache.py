@@ -1,0 +1,109 @@
+"""`--cache ram`, and what it shares with `--cache gpu`: decoded images, kept as bytes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from datasets.images import decode, in_parallel
+from utilities.errors import UserError
+
+
+class DecodedImages:
+    """The images of `paths`, each decoded once, one after the other in a tensor of bytes.
+
+    reserve: the number of available bytes that have to stay free; allocate: number of bytes ->
+    uint8 tensor for them. UserError, before any image is decoded, where they would not fit.
+    """
+
+    def __init__(self, cache: str, paths: list[str], *, threads: int, available: int,
+                 allocate: Callable[[int], Tensor], reserve: int = 0):
+        paths = list(dict.fromkeys(paths))
+        areas = list(in_parallel(area, paths, threads, "Measuring images"))
+        self.offsets = np.concatenate([[0], np.cumsum(3 * np.array(areas, np.int64))])
+        announce(cache, len(paths), int(self.offsets[-1]), available, reserve)
+        self.row = {path: row for row, path in enumerate(paths)}
+        self.bytes = allocate(int(self.offsets[-1]))
+        self.sides = np.array(list(in_parallel(self.keep, paths, threads, "Decoding images")),
+                              np.int64)     # (N, 2): height and width
+
+    def keep(self, path: str) -> tuple[int, int]:
+        """Decodes one image into its place; returns its height and width."""
+        image = decode(path)
+        begin, end = self.offsets[self.row[path]:][:2].tolist()
+        self.bytes[begin:end] = torch.from_numpy(np.array(image).reshape(-1))
+        return image.height, image.width
+
+    def open_image(self, path: str) -> Image.Image:
+        """What `images.decode` gives for `path`, which is read where it is none of the paths."""
+        if path not in self.row:
+            return decode(path)
+        row = self.row[path]
+        begin, end = self.offsets[row:row + 2].tolist()
+        return Image.fromarray(self.bytes[begin:end].numpy().reshape(*self.sides[row], 3))
+
+
+def in_memory(paths: list[str], threads: int) -> DecodedImages:
+    """`--cache ram`: in memory that processes started later share."""
+    return DecodedImages("ram", paths, threads=threads, available=available_memory(),
+                         allocate=shared_bytes)
+
+
+def area(path: str) -> int:
+    """Pixels of the image in `path`, by its header."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height
+    except Exception:
+        image = decode(path)    # names the file and what is wrong with it
+        return image.width * image.height
+
+
+def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0) -> None:
+    """Says what `--cache` is going to take; UserError if that leaves less than `reserve` bytes."""
+    need = f"{n_images:,} decoded images need {needed / 2**30:.2f} GB"
+    if needed > available - reserve:
+        kept = f", {reserve / 2**30:.2f} GB of them stay for training" if reserve else ""
+        raise UserError(f"--cache: {cache!r} does not fit: {need}, {available / 2**30:.2f} GB are "
+                        f"available{kept}; accepted here: none, or a larger machine")
+    left = f", {(available - needed) / 2**30:.2f} GB are left for training" if reserve else ""
+    print(f"--cache {cache}: {need} of {available / 2**30:.2f} GB available{left}", flush=True)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take, by the machine and by its control group."""
+    bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    if os.path.exists("/proc/meminfo"):
+        bounds += [1024 * int(line.split()[1]) for line in lines("/proc/meminfo")
+                   if line.startswith("MemAvailable:")]
+    group = "/sys/fs/cgroup/memory."
+    if os.path.exists(f"{group}max"):
+        (limit,), (used,) = lines(f"{group}max"), lines(f"{group}current")
+        # Cached files count as used and are given back when memory is asked for.
+        files = sum(int(line.split()[1]) for line in lines(f"{group}stat")
+                    if line.startswith(("inactive_file ", "active_file ")))
+        if limit != "max":
+            bounds.append(int(limit) - int(used) + files)
+    return min(bounds)
+
+
+def lines(path: str) -> list[str]:
+    with open(path) as file:
+        return file.read().splitlines()
+
+
+def shared_bytes(n: int) -> Tensor:
+    """(n,) uint8 that processes started later share.
+
+    On Linux an anonymous map: torch's shared memory lies in /dev/shm, 64 MB in most containers.
+    """
+    if sys.platform == "linux":
+        return torch.frombuffer(mmap.mmap(-1, n), dtype=torch.uint8)
+    return torch.empty(n, dtype=torch.uint8).share_memory_()
