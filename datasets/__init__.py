@@ -35,11 +35,11 @@ PUBLISHED = {
 
 
 class Batch(NamedTuple):
-    """What a dataset gives for one index, and, with a first dimension B, a loader for a batch.
+    """One item of a dataset or, with a first dimension B, a batch of a loader.
 
-    labels and indices are int64 (B,); rotations int64 (B,), quarter turns of the rotated view;
-    images and the further views (B, 3, H, W): uint8 from a dataset, float32 from a loader.
-    Views that no feature reads are None.
+    labels and indices (B,) int64. rotations (B,) int64: quarter turns of the rotated view. images
+    (B, 3, H, W) and the further views alike: uint8 from a dataset, float32 from a loader. A view
+    that no feature needs is None.
     """
 
     labels: Tensor
@@ -51,11 +51,11 @@ class Batch(NamedTuple):
 
 
 class Identity:
-    """Which images the `splits` of a run hold, as a part of what is saved. Others on resume would
-    change what is compared between epochs, and what indices stand for."""
+    """Which images a run's `splits` hold, saved with the run. If they were others when it goes on,
+    epochs would not compare, and indices would stand for other images."""
 
     def __init__(self, splits: dict[str, Dataset]):
-        # The other two hold training images.
+        # evaluation and evaluation_train hold the training images again.
         self.splits = {name: split for name, split in splits.items()
                        if not name.startswith("evaluation")}
 

@@ -1,4 +1,4 @@
-"""`--cache ram`, and what it shares with `--cache gpu`: decoded images, kept as bytes."""
+"""Decoded images kept as bytes: in memory by `--cache ram`, on the device by `--cache gpu`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from utilities.errors import UserError
 class DecodedImages:
     """The images of `paths`, each decoded once, one after the other in a tensor of bytes.
 
-    reserve: the number of available bytes that have to stay free; allocate: number of bytes ->
-    uint8 tensor for them. UserError, before any image is decoded, where they would not fit.
+    allocate: number of bytes -> uint8 tensor. reserve: how many of the `available` bytes have to
+    stay free. UserError, before any image is decoded, if the images would not fit.
     """
 
     def __init__(self, cache: str, paths: list[str], *, threads: int, available: int,
@@ -42,7 +42,7 @@ class DecodedImages:
         return image.height, image.width
 
     def open_image(self, path: str) -> Image.Image:
-        """What `images.decode` gives for `path`, which is read where it is none of the paths."""
+        """The RGB image of `path`, from the file if it is not kept."""
         if path not in self.row:
             return decode(path)
         row = self.row[path]
@@ -51,7 +51,7 @@ class DecodedImages:
 
 
 def in_memory(paths: list[str], threads: int) -> DecodedImages:
-    """`--cache ram`: in memory that processes started later share."""
+    """For `--cache ram`: the images in memory that is shared with processes started later."""
     return DecodedImages("ram", paths, threads=threads, available=available_memory(),
                          allocate=shared_bytes)
 
@@ -78,7 +78,7 @@ def announce(cache: str, n_images: int, needed: int, available: int, reserve: in
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take, by the machine and by its control group."""
+    """Bytes that this process may still take: the machine's, within the control group's limit."""
     bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     if os.path.exists("/proc/meminfo"):
         bounds += [1024 * int(line.split()[1]) for line in lines("/proc/meminfo")
@@ -100,9 +100,10 @@ def lines(path: str) -> list[str]:
 
 
 def shared_bytes(n: int) -> Tensor:
-    """(n,) uint8 that processes started later share.
+    """(n,) uint8 that is shared with processes started later.
 
-    On Linux an anonymous map: torch's shared memory lies in /dev/shm, 64 MB in most containers.
+    On Linux it is an anonymous map, since /dev/shm, where torch would put it, has 64 MB in most
+    containers.
     """
     if sys.platform == "linux":
         return torch.frombuffer(mmap.mmap(-1, n), dtype=torch.uint8)

@@ -38,8 +38,9 @@ class Transforms(NamedTuple):
 class Dataset(data.Dataset):
     """Labelled images of one split.
 
-    paths: N file names; labels (N,) int64 in 0..n_classes-1; class_names: one for each label;
-    open_image: path -> RGB image, `images.decode` or a cache; device_cache: of `--cache gpu`.
+    paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: the label's name at
+    each label. open_image: path -> RGB image, by decoding the file or from `--cache ram`.
+    device_cache: the images on the device, with `--cache gpu`.
     """
 
     def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
@@ -66,10 +67,8 @@ class Dataset(data.Dataset):
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """dataset[index, seed]: one item, views (3, H, W) uint8. The image is decoded once.
-
-        UserError, naming the file, when it cannot be read.
-        """
+        """dataset[index, seed]: one item, views (3, H, W) uint8. The image is decoded once for all
+        of them. UserError, naming the file, when it cannot be read."""
         index, seed = key
         main, second, rotated = self.transforms(self.open_image(self.paths[index]), seed)
         if rotated is not None:
@@ -79,23 +78,25 @@ class Dataset(data.Dataset):
     def item(self, index: int, *views: torch.Tensor | None) -> Batch:
         """The main, second and rotated view with the label, the index and the rotation class."""
         main, second, rotated = views
-        label, turns = self.labels[index], index % QUARTER_TURNS
-        return Batch(torch.tensor(label), main, torch.tensor(index), second, torch.tensor(turns),
-                     rotated)
+        label, rotation = self.labels[index], index % QUARTER_TURNS
+        return Batch(torch.tensor(label), main, torch.tensor(index), second,
+                     torch.tensor(rotation), rotated)
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed that differs where any of the numbers does (all are at least 0)."""
+    """One seed, as `item_seeds` gives them."""
     return item_seeds(*numbers, n=1)[0]
 
 
 def item_seeds(*numbers: int, n: int) -> list[int]:
-    """n independent seeds of 63 bits, the same on every machine; the first do not depend on n."""
+    """n independent seeds of 63 bits that follow from the numbers (each at least 0), on every
+    machine alike. A larger n adds seeds and changes none."""
     words = np.random.SeedSequence(numbers).generate_state(n, np.uint64)
     return (words >> np.uint64(1)).tolist()
 
 
 def collate(items: list[Batch]) -> Batch:
-    """Stacks each field of the items; in a worker straight into shared memory."""
+    """Stacks each field of the items. In a worker `default_collate` writes into shared memory, so
+    that a lack of it is an error there and then."""
     return Batch(*(None if field[0] is None else data.default_collate(field)
                    for field in zip(*items, strict=True)))

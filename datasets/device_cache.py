@@ -40,17 +40,15 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
     for step in transform.transforms:
         image = torch.empty(3, *resized, device="meta")     # has sides, but no pixels
         if isinstance(step, v2.RandomResizedCrop):
-            place = step.make_params([image])
-            box = [place[key] for key in ("top", "left", "height", "width")]
-            resized = step.size
+            crop, resized = step.make_params([image]), step.size
+            box = [crop[key] for key in ("top", "left", "height", "width")]
         elif isinstance(step, v2.Resize):
             resized = step(image).shape[1:]
         elif isinstance(step, v2.RandomCrop):
-            place = step.make_params([image])
-            corner = place["top"], place["left"]
+            crop = step.make_params([image])
+            corner = crop["top"], crop["left"]
         elif isinstance(step, v2.CenterCrop):
-            corner = [round((side - crop) / 2)
-                      for side, crop in zip(resized, step.size, strict=True)]
+            corner = [round((a - b) / 2) for a, b in zip(resized, step.size, strict=True)]
         elif isinstance(step, v2.RandomHorizontalFlip):
             mirrored = int(step(probe)[0, 0, 0] > 0)
         elif isinstance(step, v2.RandomGrayscale):
@@ -63,8 +61,8 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
 
 
 class Drawing(data.Dataset):
-    """The items of `dataset` with the result of `draw` in place of each view; `sides` (N, 2) of
-    the images."""
+    """The items of `dataset`, with the result of `draw` in place of each view. sides (N, 2):
+    height and width of the images."""
 
     def __init__(self, dataset: Dataset, sides: np.ndarray):
         self.dataset, self.sides = dataset, sides
@@ -96,7 +94,7 @@ class DeviceCache:
         self.device, self.dtype = device, torch.float16 if on_gpu else torch.float32
 
     def drawing(self, dataset: Dataset) -> Drawing:
-        """What a loader reads in place of `dataset`, whose images are those of `paths`."""
+        """What a loader reads in place of `dataset`, which holds the images of `paths`."""
         return Drawing(dataset, self.images.sides)
 
     @torch.no_grad()
@@ -123,7 +121,8 @@ class DeviceCache:
         return views
 
     def cut(self, indices: np.ndarray, geometry: np.ndarray) -> Tensor:
-        """Boxes of like size are cut and resized together; geometry (B, 9), see `draw`."""
+        """(B, 3, crop, crop) uint8 by geometry (B, 9), the first nine numbers of `draw`. Boxes of
+        similar size are resized together."""
         top, left, height, width, resized_height, resized_width, y, x, mirrored = geometry.T
         stride = self.images.sides[indices, 1]
         first = self.begins[indices] + top * stride + left
@@ -148,7 +147,7 @@ class DeviceCache:
 
     def weights(self, extent: np.ndarray, resized: np.ndarray, offset: np.ndarray,
                 mirrored: np.ndarray) -> Tensor:
-        """(b, crop, n): the share of each source pixel in every target pixel of an axis, on which
+        """(b, crop, n): the share of each of n source pixels in every target pixel along one axis.
         `extent` pixels become `resized`, of which `crop` are taken from `offset` on."""
         n = -(-int(extent.max()) // PADDING) * PADDING
         extent, step, offset, mirrored = self.send(np.stack(

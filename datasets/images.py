@@ -1,4 +1,4 @@
-"""Image files of any mode -> upright RGB images, and what is wrong with those that give none."""
+"""Reads image files of any mode as upright RGB images, and says what is wrong with broken ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def decode(path: str) -> Image.Image:
 
 
 def read(path: str) -> Image.Image:
-    """As `decode`, with whatever error the file gives rise to."""
+    """The file's image, upright and in RGB; raises whatever goes wrong."""
     if not stat.S_ISREG(os.stat(path).st_mode):     # reading a pipe would wait for ever
         raise ValueError("it is no file")
     with Image.open(path) as image:
@@ -55,7 +55,7 @@ def explain(path: str, error: Exception) -> str:
 
 
 def turn_upright(image: Image.Image) -> None:
-    """Turns `image` as its EXIF data ask; damaged data say nothing about the pixels."""
+    """Applies the EXIF orientation. Damaged EXIF data are ignored, since the pixels are whole."""
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
 
@@ -76,7 +76,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
-    """Reads every file; (path, why not) of those that give no image."""
+    """Reads every file; returns (path, what is wrong) of each that gives no image."""
     def fault(path: str) -> str | None:
         try:
             read(path)
@@ -91,10 +91,8 @@ def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
 
 
 def in_parallel(function: Callable, items: Sequence, threads: int, title: str) -> Iterator:
-    """`map` on threads, with a progress bar; an error ends all of them.
-
-    Threads are enough, since decoding releases the interpreter's lock.
-    """
+    """`map` on threads, with a progress bar; an error ends all threads. They are enough, since
+    decoding releases the interpreter's lock."""
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         yield from tqdm(pool.map(function, items), title, len(items), leave=False, disable=None,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 
@@ -18,8 +15,13 @@ from torch.utils.data import DataLoader
 from datasets import Batch
 from datasets.dataset import Dataset, collate, item_seeds
 from datasets.images import available_cores
+from datasets.workers import (
+    leave_signals_to_the_parent,
+    signals_held_back,
+    user_errors_in_one_line,
+)
 from utilities import interrupt
-from utilities.errors import RunError, UserError
+from utilities.errors import RunError
 
 
 class Loader:
@@ -52,7 +54,7 @@ class Loader:
         return len(self.batches)
 
     def open(self) -> DataLoader:
-        """The source of batches on the host; its workers live on between epochs."""
+        """The source of batches in the host's memory. Its workers live on between epochs."""
         items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
         fork = self.n_workers and sys.platform == "linux"
         return DataLoader(
@@ -62,8 +64,8 @@ class Loader:
             generator=torch.Generator())    # so that it draws nothing from the global one
 
     def start(self, epoch: int) -> None:
-        """Lets the workers read the first batches of `epoch`, which is to come next. Its batches
-        are chosen by what the sampler knows now."""
+        """Lets the workers read the first batches of `epoch`, the next that will be asked for. The
+        sampler chooses them by what it knows now."""
         if self.source is None:
             self.source = self.open()
         self.seeded.epoch = epoch
@@ -75,7 +77,7 @@ class Loader:
         if self.started is None or self.started[0] != epoch:
             self.start(epoch)
         (_, batches), self.started = self.started, None
-        with worker_errors_in_one_line():
+        with user_errors_in_one_line():
             for batch in batches:
                 interrupt.check()
                 yield self.to_device(batch)
@@ -97,8 +99,8 @@ class Loader:
         return pixels.to(torch.float32, memory_format=form).sub_(self.shift).mul_(self.scale)
 
     def close(self) -> None:
-        """Lets the source go. Its workers end with it, or with the last traceback that refers to
-        it; a further epoch starts new ones."""
+        """Lets the source go, and its workers end with it (with the last traceback that refers to
+        it, if there is one). A further epoch starts new ones."""
         self.source = self.started = None
 
 
@@ -141,54 +143,10 @@ class SeededBatches:
             yield list(zip(indices, seeds, strict=True))
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and SIGTERM reach the whole process group; only the parent acts on them.
-
-    When it stops in the middle of taking over a batch, the thread that gives it has nothing to say.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.excepthook = lambda *error: None
-
-
-@contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait: a worker that is starting would still have the parent's handlers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@atexit.register
-def end_workers() -> None:
-    """At exit Python would wait for ever for workers of loaders that were not closed, since they
-    ignore the SIGTERM that is to end them."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # torch's handler calls their end an error
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
-
-
-@contextlib.contextmanager
-def worker_errors_in_one_line() -> Iterator[None]:
-    """torch hands over a worker's exception with its traceback as the message; the user's mistake
-    is in the last line."""
-    try:
-        yield
-    except UserError as error:
-        last_line = str(error).splitlines()[-1]
-        raise UserError(last_line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
-
-
 @contextlib.contextmanager
 def lost_workers_explained() -> Iterator[None]:
-    """RunError instead of torch's when a worker is gone; it comes up wherever the program is."""
+    """RunError in one line, instead of torch's error, when a worker has ended too early. It may
+    come up anywhere in the program, since torch raises it in a signal handler."""
     try:
         yield
     except RuntimeError as error:
@@ -198,7 +156,7 @@ def lost_workers_explained() -> Iterator[None]:
 
 
 def why_lost(message: str) -> str | None:
-    """What torch's `message` says about the end of a worker; None for any other error."""
+    """Why a worker ended, by the `message` of torch's error; None for any other error."""
     if "DataLoader worker" not in message:
         return None
     if ("Bus error" in message or "shared memory" in message

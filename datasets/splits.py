@@ -10,16 +10,10 @@ import numpy as np
 import architectures
 import criteria
 import datasets
-from datasets import cache, images
+from datasets import cache, images, transforms
 from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from datasets.images import available_cores
-from datasets.transforms import (
-    Normalisation,
-    evaluation_transform,
-    rotated_transform,
-    training_transform,
-)
 from utilities.errors import UserError
 
 Samples = list[tuple[str, str]]  # (path, class name)
@@ -41,9 +35,9 @@ def build(name: str, opt) -> dict[str, Dataset]:
         paths = [path for split in read_splits(samples, opt) for path, _ in samples[split]]
         open_image = cache.in_memory(paths, available_cores()).open_image
     backbone = architectures.parse(opt.arch).backbone
-    common = {"normalisation": Normalisation.of_backbone(backbone), "seed": opt.seed,
+    common = {"normalisation": transforms.Normalisation.of_backbone(backbone), "seed": opt.seed,
               "open_image": open_image}
-    evaluation = Transforms(evaluation_transform(opt.crop_size, opt.resize))
+    evaluation = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
     splits = {}
     for split, classes in class_names(samples).items():
         paths, labels = zip(*samples[split], strict=True)
@@ -54,15 +48,14 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if opt.cache == "gpu":
         common["device_cache"] = DeviceCache(kept.paths, opt.crop_size)
     training = training_transforms(opt)
-    for split, transforms in (("training", training), ("evaluation", evaluation),
-                              ("evaluation_train", Transforms(training.main))):
-        splits[split] = Dataset(name, kept.paths, kept.labels, kept.class_names, transforms,
-                                **common)
+    for split, views in (("training", training), ("evaluation", evaluation),
+                         ("evaluation_train", Transforms(training.main))):
+        splits[split] = Dataset(name, kept.paths, kept.labels, kept.class_names, views, **common)
     return splits
 
 
 def read_splits(samples: dict[str, Samples], opt) -> list[str]:
-    """The splits whose images a loader reads; a union is read as its parts."""
+    """The splits that loaders read. A union of query and gallery is read by its parts."""
     return [split for split in samples if f"{split}_query" not in samples
             and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
 
@@ -104,14 +97,15 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
 
 
 def training_transforms(opt) -> Transforms:
-    """Those of the views that the trained features read."""
+    """The transforms of the views that the trained features need."""
     main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
     second = "realistic" if opt.realistic_augmentation else opt.augmentation
     sides, wanted = (opt.crop_size, opt.resize), opt.diva_features
     return Transforms(
-        training_transform(main, *sides),
-        training_transform(second, *sides) if criteria.needs(wanted, "second view") else None,
-        rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
+        transforms.training_transform(main, *sides),
+        transforms.training_transform(second, *sides)
+        if criteria.needs(wanted, "second view") else None,
+        transforms.rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
 
 
 def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:

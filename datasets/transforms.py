@@ -1,7 +1,7 @@
-"""Augmentations and normalisation (Milbich et al. 2020; torchvision.transforms.v2).
+"""Augmentations, by torchvision.transforms.v2, and normalisation.
 
-Each function gives a transform from a PIL image to a tensor (3, crop, crop) uint8. torchvision
-draws every random number from the CPU's global generator, which `augment` seeds and restores.
+Each `..._transform` maps an RGB image of PIL to a tensor (3, crop, crop) uint8. torchvision draws
+every random number from the CPU's global generator, which `augment` seeds and restores.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def evaluation_transform(crop: int, resize: int) -> v2.Compose:
 
 
 def rotated_transform(crop: int, resize: int) -> v2.Compose:
-    """The square that is then turned, without a black corner that would tell by how much."""
+    """A square that fills the crop after any quarter turn: black corners would give the angle
+    away."""
     return v2.Compose([v2.Resize(resize), v2.RandomCrop(crop), v2.PILToTensor()])
 
 
 def augment(transform: v2.Transform, image: Image.Image, seed: int) -> torch.Tensor:
-    """transform(image), whose random numbers depend on `seed` alone.
-
-    Other users of the global generator (miners, dropout) do not notice.
-    """
+    """transform(image), with random numbers that depend on `seed` alone (on 32 bits of it, as
+    many as the generator takes). Miners and dropout, which draw from the same generator, get the
+    numbers that they would get without."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return transform(image)

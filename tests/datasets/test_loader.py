@@ -232,7 +232,7 @@ def test_a_loader_works_inside_autocast_and_inference_mode(load):
 SCRIPT = """
 import multiprocessing, signal, sys, time
 import datasets
-from datasets.loader import Loader
+from datasets.loader import Loader, lost_workers_explained
 from tests import trees
 class Stopped(Exception):
     pass
@@ -270,7 +270,7 @@ def test_a_signal_to_the_whole_group_ends_quietly_and_at_once(tmp_path, number):
 LEFT_OPEN = """
 import multiprocessing, sys
 import datasets
-from datasets.loader import Loader
+from datasets.loader import Loader, lost_workers_explained
 from tests import trees
 opt = trees.options(sys.argv[1], kernels=2, bs=1)
 loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
