@@ -7,7 +7,8 @@ from pathlib import Path
 
 from datasets import PUBLISHED, splits
 from datasets.class_folders import visible
-from datasets.images import available_cores, broken
+from datasets.images import examine
+from utilities.environment import available_cores
 
 SHOWN = 10  # names
 
@@ -28,10 +29,17 @@ def check_data(name: str, opt) -> bool:
                      ", published are {:,} and {:,}".format(*published[split]))
         print(line)
     paths = [path for part in samples.values() for path, _ in part]
-    faults = broken(paths, min(opt.kernels, available_cores()))
+    findings = examine(paths, min(opt.kernels, available_cores()))
+    faults = [(path, finding.fault) for path, finding in zip(paths, findings, strict=True)
+              if finding.fault]
     for path, fault in faults:
         print(f"  cannot read {path!r}: {fault}")
     print(f"  {len(paths) - len(faults):,} of {len(paths):,} images can be read")
+    for count, what in ((sum(finding.turned for finding in findings), "turned by the EXIF tag"),
+                        (sum(finding.on_white for finding in findings),
+                         "transparent and laid on white")):
+        if count:
+            print(f"  {count:,} of them are {what}")
     if others := beside(paths):
         print(f"  {len(others):,} entries beside them do not count as images: "
               + ", ".join(map(repr, others[:SHOWN])) + (", ..." if others[SHOWN:] else ""))

@@ -8,9 +8,10 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from utilities.errors import UserError
@@ -69,25 +70,53 @@ def to_rgb(image: Image.Image) -> Image.Image:
         pixels = np.nan_to_num(np.asarray(image))
         image = Image.fromarray((pixels * (255 if pixels.max() <= 1 else 1)).clip(0, 255)
                                 .round().astype(np.uint8))
-    elif image.mode in TRANSPARENT or "transparency" in image.info:
+    elif is_transparent(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
-    """Reads every file; returns (path, what is wrong) of each that gives no image."""
-    def fault(path: str) -> str | None:
+def is_transparent(image: Image.Image) -> bool:
+    """Whether the image has a transparency, which `to_rgb` lays on white."""
+    return image.mode in TRANSPARENT or "transparency" in image.info
+
+
+class Finding(NamedTuple):
+    """What reading a file shows: why it gives no image, or what was done to its pixels."""
+
+    fault: str | None = None
+    turned: bool = False        # by its EXIF orientation
+    on_white: bool = False      # because it is transparent
+
+
+def examine(paths: list[str], threads: int) -> list[Finding]:
+    """Reads every file, on `threads` threads."""
+    def finding(path: str) -> Finding:
         try:
             read(path)
+            with Image.open(path) as image:
+                return Finding(turned=orientation(image) in range(2, 9),
+                               on_white=is_transparent(image))
         except MemoryError:
             raise
         except Exception as error:
-            return explain(path, error)
+            return Finding(explain(path, error))
+
+    return list(in_parallel(finding, paths, threads, "Reading images"))
+
+
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, 1 to 8; None where there are no readable EXIF data."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:
         return None
 
-    faults = in_parallel(fault, paths, threads, "Reading images")
-    return [(path, why) for path, why in zip(paths, faults, strict=True) if why]
+
+def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
+    """Reads every file; returns (path, what is wrong) of each that gives no image."""
+    return [(path, finding.fault) for path, finding in
+            zip(paths, examine(paths, threads), strict=True) if finding.fault]
 
 
 def in_parallel(function: Callable, items: Sequence, threads: int, title: str) -> Iterator:
@@ -99,8 +128,3 @@ def in_parallel(function: Callable, items: Sequence, threads: int, title: str) -
                         unit="image")
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

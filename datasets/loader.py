@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 
 from datasets import Batch
 from datasets.dataset import Dataset, collate, item_seeds
-from datasets.images import available_cores
 from datasets.workers import (
     leave_signals_to_the_parent,
     signals_held_back,
     user_errors_in_one_line,
 )
 from utilities import interrupt
+from utilities.environment import available_cores
 from utilities.errors import RunError
 
 

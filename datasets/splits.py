@@ -13,7 +13,7 @@ import datasets
 from datasets import cache, images, transforms
 from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
-from datasets.images import available_cores
+from utilities.environment import available_cores
 from utilities.errors import UserError
 
 Samples = list[tuple[str, str]]  # (path, class name)

@@ -1,4 +1,5 @@
 import pytest
+from PIL import ExifTags, Image
 
 import datasets
 from tests import trees
@@ -35,6 +36,20 @@ def test_broken_images_are_named(tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"cannot read {str(path)!r}: it is empty" in said
     assert "5 of 6 images can be read" in said
+
+
+def test_files_whose_pixels_are_changed_are_counted(tmp_path, capsys):
+    trees.class_folders(tmp_path / "mine", n_classes=2, n_images=4, suffix="png")
+    files = sorted((tmp_path / "mine" / "images" / "001.Class_1").glob("image_*"))
+    for path, orientation in zip(files, (1, 3, 8), strict=False):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        trees.picture(0).save(path, exif=exif)
+    trees.picture(0).convert("RGBA").save(files[3])
+    assert datasets.check_data("mine", trees.options(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  2 of them are turned by the EXIF tag",
+        "  1 of them are transparent and laid on white"]
 
 
 def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
