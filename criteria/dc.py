@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from criteria import features
+from utilities.clustering import k_means
 from utilities.errors import refuse
 
 
@@ -52,8 +53,8 @@ class Criterion(nn.Module):
         trunks = torch.as_tensor(embeddings).float().cpu().numpy()
         assert len(trunks) == len(self.pseudo_labels), trunks.shape
         points = principal_components(trunks, self.pca_dim)
-        clusters = nearest_centroids(points, self.classifier.out_features)
-        self.pseudo_labels.copy_(torch.from_numpy(clusters))
+        _, clusters = k_means(torch.from_numpy(points), self.classifier.out_features)
+        self.pseudo_labels.copy_(clusters)
         self.reset_classifier()
 
     def reset_classifier(self) -> None:
@@ -69,14 +70,6 @@ def principal_components(trunks: np.ndarray, dim: int) -> np.ndarray:
     pca = faiss.PCAMatrix(width, max(1, min(dim, width, n_points - 1)))
     pca.train(trunks)
     return pca.apply(trunks)
-
-
-def nearest_centroids(points: np.ndarray, n_clusters: int) -> np.ndarray:
-    """(N, F) -> (N,) int64 of `n_clusters` k-means clusters, some of which may be empty."""
-    kmeans = faiss.Kmeans(points.shape[1], n_clusters, niter=20, seed=1234,
-                          min_points_per_centroid=1, max_points_per_centroid=len(points))
-    kmeans.train(points)
-    return kmeans.index.search(points, 1)[1].squeeze(1)
 
 
 class Feature(features.Feature):

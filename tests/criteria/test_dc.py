@@ -1,10 +1,9 @@
-import faiss
 import numpy as np
 import pytest
 import torch
 
 import criteria
-from criteria.dc import Criterion, nearest_centroids, principal_components
+from criteria.dc import Criterion, principal_components
 from utilities.errors import UserError
 
 
@@ -64,22 +63,6 @@ def test_update_takes_what_inference_mode_made():
     criterion.update(features)
     assert same_partition(criterion.pseudo_labels, blob)
     criterion(features[:4].clone(), torch.arange(4)).backward()
-
-
-def test_clusters_are_those_of_twenty_iterations_over_all_points():
-    """On points that lie in no clusters, where fewer iterations or points end elsewhere."""
-    points = torch.randn(1200, 4).numpy()
-
-    def clusters(niter, n_points):
-        kmeans = faiss.Kmeans(4, 12, niter=niter, seed=1234, max_points_per_centroid=n_points // 12)
-        kmeans.train(points)
-        return kmeans.index.search(points, 1)[1].squeeze(1)
-
-    expected = clusters(20, 1200)
-    found = nearest_centroids(points, 12)
-    np.testing.assert_array_equal(found, expected)
-    for niter, n_points in ((2, 1200), (19, 1200), (21, 1200), (20, 96)):
-        assert (clusters(niter, n_points) != expected).any(), (niter, n_points)
 
 
 def test_components_are_those_of_an_svd_without_whitening_or_normalisation():
