@@ -25,7 +25,7 @@ import datasets
 from criteria import features
 from criteria.teaching import Teaching
 from datasets.loader import Loader, lost_workers_explained
-from evaluation.embed import embed
+from evaluation.embedding import embed
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, environment, run_folder, setup

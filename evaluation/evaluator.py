@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import metrics
 from datasets import images
 from datasets.loader import Loader
 from evaluation import retrievals
-from evaluation.embed import embed, searches, view
+from evaluation.embedding import derive, embed
+from utilities import faiss_gpu
 
 PICTURE = "sample_recoveries.png"
 N_QUERIES, N_NEIGHBOURS = 8, 6
@@ -60,7 +61,7 @@ class Evaluator:
         # {(evaltype, storage metric): {"epoch", "value", "metrics": {split: {metric: value}}}}
         self.best: dict[tuple[str, str], dict] = {}
         self.last: dict = {}  # {"epoch", "metrics": {evaltype: {split: {metric: value}}}}
-        self.found: list[list] = []  # [query, [its neighbours]] at the first evaltype's best epoch
+        self.found: list[list] = []  # `sample_retrievals` of the first evaltype's best epoch
 
     @classmethod
     def from_opt(cls, opt, data: dict, device: torch.device) -> Evaluator:
@@ -73,6 +74,10 @@ class Evaluator:
 
         splits = [split("Train", "evaluation") if opt.train_metrics else None,
                   split("Val", "validation"), split("Test", "testing")]
+        names = [*opt.evaluation_metrics, *opt.storage_metrics]
+        if (opt.evaluate_on_gpu and any(map(metrics.needs_clusters, names))
+                and not faiss_gpu.usable(device)):
+            print("faiss has no GPU here: k-means of the evaluation runs on the CPU.", flush=True)
         return cls([entry for entry in splits if entry], features=opt.diva_features,
                    normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
                    names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
@@ -97,19 +102,19 @@ class Evaluator:
         for split in self.splits:
             sides = [embed(network, loader, self.features, device=self.device)
                      for loader in split.loaders]
-            found = self.searches(sides)
             for evaltype in self.evaltypes:
-                views = [self.view(embeddings, evaltype) for embeddings in sides]
-                values = self.compute(names, split, views, found.get(evaltype))
+                values, neighbours = self.compute(names, split, sides, evaltype)
                 results[evaltype][split.name] = values
                 if logger is not None:
                     log_metrics(logger, split.name, evaltype, values)
+                if evaltype == self.evaltypes[0]:
+                    samples = sample_retrievals(split, neighbours)
             title = split.name if logger is None else f"{split.name}, epoch {epoch}"
             print(table(title, [(name, results[name][split.name]) for name in self.evaltypes]),
                   flush=True)
         better = self.choose(epoch, results)
         if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
-            self.retrieve(split, [self.view(embeddings, self.evaltypes[0]) for embeddings in sides])
+            self.found = samples
             if self.plots == "epoch":
                 self.draw(logger)
         return better
@@ -120,22 +125,19 @@ class Evaluator:
             return self.names
         return [name for name in self.names if not metrics.needs_clusters(name)]
 
-    def view(self, embeddings: Tensor, evaltype: str) -> Tensor:
-        return view(embeddings, evaltype, self.features, normalize=self.normalize)
-
-    def searches(self, sides: Sequence[Tensor]) -> dict[str, Callable]:
-        """For the evaltypes whose neighbours can be found together; none with a gallery."""
-        if len(sides) > 1:
-            return {}
-        return searches(sides[0], self.evaltypes, self.features, normalize=self.normalize)
-
-    def compute(self, names: Sequence[str], split: Split, views: Sequence[Tensor],
-                search: Callable | None = None) -> dict:
-        """{metric: value} of one evaltype; `views` are its embeddings of the split's sides."""
-        sides = [(features, loader.dataset.labels)
-                 for features, loader in zip(views, split.loaders, strict=True)]
-        return metrics.compute(names, *sides[0], gallery=sides[1] if split.gallery else None,
-                               device=self.device, search=search)
+    def compute(self, names: Sequence[str], split: Split, sides: Sequence[Tensor],
+                evaltype: str) -> tuple[dict[str, Any], Tensor]:
+        """{metric: value} of one evaltype, and each query's nearest neighbours (N, k), at least
+        N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""
+        points = [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
+        labels = [loader.dataset.labels for loader in split.loaders]
+        features, gallery = points if split.gallery else (points[0], None)
+        k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
+        neighbours = metrics.knn(features, gallery, k, device=self.device)
+        values = metrics.compute(names, features, labels[0], neighbours=neighbours,
+                                 gallery=(gallery, labels[1]) if split.gallery else None,
+                                 device=self.device)
+        return values, neighbours[1]
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
         """Takes note of `results` {evaltype: {split: {metric: value}}}; strictly better ones win,
@@ -155,13 +157,6 @@ class Evaluator:
                                                    "metrics": of_splits}
                     better.append((evaltype, metric))
         return better
-
-    def retrieve(self, split: Split, views: Sequence[Tensor]) -> None:
-        """Notes some queries of `split` with their neighbours; `views`: its sides' embeddings."""
-        chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES)
-        rows = retrievals.nearest(views[0][chosen], views[-1], N_NEIGHBOURS,
-                                  own=None if split.gallery else chosen)
-        self.found = [[int(query), row] for query, row in zip(chosen, rows.tolist(), strict=True)]
 
     def draw(self, logger) -> None:
         """Writes the noted retrievals as a picture into the logger's folder."""
@@ -209,6 +204,12 @@ class Evaluator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = {(evaltype, metric): entry for evaltype, metric, entry in state["best"]}
         self.last, self.found = state["last"], state["found"]
+
+
+def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:
+    """[query, [its nearest neighbours]] of some queries; neighbours (N, k): of all of them."""
+    chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES).tolist()
+    return [[query, neighbours[query, :N_NEIGHBOURS].tolist()] for query in chosen]
 
 
 def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
 
 from utilities.checkpoint import replace
 
@@ -20,18 +18,6 @@ def choose(labels: np.ndarray, n_queries: int) -> np.ndarray:
     """Rows of the queries: the first image of classes spread evenly over all; always the same."""
     _, first = np.unique(labels, return_index=True)
     return first[np.linspace(0, len(first) - 1, min(n_queries, len(first))).astype(int)]
-
-
-def nearest(queries: Tensor, gallery: Tensor, k: int, own: np.ndarray | None = None) -> Tensor:
-    """The k nearest rows of gallery (N, D) to queries (Q, D), (Q, k); own (Q,): each query's own
-    row in the gallery, left out."""
-    # Not by products, where rounding would put near images in another order.
-    distances = torch.cdist(queries, gallery, compute_mode="donot_use_mm_for_euclid_dist")
-    if own is not None:
-        rows = torch.arange(len(queries), device=distances.device)
-        distances[rows, torch.as_tensor(own, device=distances.device)] = torch.inf
-        k = min(k, len(gallery) - 1)
-    return distances.topk(min(k, len(gallery)), largest=False).indices.cpu()
 
 
 def draw(path: str | Path, rows: Sequence[tuple[str, Sequence[tuple[str, bool]]]],

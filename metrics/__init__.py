@@ -2,23 +2,27 @@
 
 `METRICS` are the families; a name is a family, for some with an argument (`e_recall@4`). A leading
 `c_` measures the L2-normalised features. `ARGUMENTS` says what may stand behind the @.
+
+A metric is a module with a pure function of what `TAKES` names:
+"ranks": `scores(ranking, variant)` -> (b,) of a block of queries, whose mean is the metric's value
+(NaN leaves a query out), and `depth(variant, class_size)`, how many neighbours it looks at;
+"assignment": `measure(assignment, labels)` of a k-means clustering;
+"centroids": as "ranks", of the centroids nearest to each query;
+"features": `measure(features, labels, variant)`.
+The variant is the argument, or the family without `c_` where it takes none.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
 
 from utilities import registry
 from utilities.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    # k -> blocks of (rows (b,), their k nearest (b, k)), or None where that would not be cheaper
-    Search = Callable[[int], Iterator[tuple[Tensor, Tensor]] | None]
 
 METRICS = {
     "e_recall": "metrics.recall",
@@ -85,39 +89,71 @@ def is_score(name: str) -> bool:
     return parse(name)[0] not in DESCRIPTIVE
 
 
-def select(name: str):
+class Metric(NamedTuple):
+    """`name` is measured by `module`, in its form `variant`, of L2-normalised features or not."""
+
+    name: str
+    module: ModuleType
+    variant: str | int
+    normalized: bool
+
+    @property
+    def takes(self) -> str:
+        return self.module.TAKES
+
+
+def select(name: str) -> Metric:
     """The metric called `name`; UserError for a name that does not exist."""
     family, argument = parse(name)
-    return registry.load(METRICS, family, flag="--evaluation_metrics").Metric(family, argument)
+    form = family.removeprefix("c_")
+    module = registry.load(METRICS, family, flag="--evaluation_metrics")
+    return Metric(name, module, form if argument is None else argument, form != family)
 
 
 def compute(names: list[str], features: Tensor, labels: Tensor, *,
-            gallery: tuple[Tensor, Tensor] | None = None, device=None,
-            search: Search | None = None) -> dict[str, float]:
+            gallery: tuple[Tensor, Tensor] | None = None,
+            neighbours: tuple[Tensor, Tensor] | None = None,
+            clusters: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
     """{name: value} of every metric in `names`; neighbours and clusters are found once, for all.
 
-    features (N, D) floating point, labels (N,) int64, both tensors or arrays on any device.
+    features (N, D) floating point, labels (N,) integers, both tensors or arrays.
     gallery: (features (M, D), labels (M,)); the neighbours of `features` are then looked for there
     and nothing is left out, while what is no retrieval (clusters, distances, spectrum) is measured
-    on the union. Without it, among the features themselves, each but itself.
-    device: where to search and cluster, the CPU by default. search: one of `searches`, instead of
-    a search of its own for what does not normalise the features. Arrays (`is_array`) are NumPy
-    arrays. UserError when features are not finite.
+    on the union: the queries, then the gallery. Without it, neighbours are looked for among the
+    features themselves, each but itself.
+    neighbours: what `knn` found for these features, used instead of another search by every metric
+    of the features as they are that looks at no more neighbours.
+    clusters: centroids (K, D) and the cluster of each image, (N,) or (N + M,), used instead of
+    k-means, for the L2-normalised features, too.
+    device: where to compute, by default where the features lie.
+    Arrays (`is_array`) are NumPy arrays. UserError when features are not finite, or so large that
+    float32 does not hold their squared distances.
     """
-    from metrics.split import Split
+    from metrics import measuring
 
-    split = Split(features, labels, gallery=gallery, device=device, search=search)
-    return split.measure(map(select, names))
+    return measuring.compute([select(name) for name in names], features, labels, gallery=gallery,
+                             neighbours=neighbours, clusters=clusters, device=device)
 
 
-def searches(points: Tensor, weights: dict[str, Tensor]) -> dict[str, Search]:
-    """For each name what finds neighbours among `points * weights[name]`, to hand to `compute`.
+def knn(queries: Tensor, gallery: Tensor | None, k: int, *, device=None) -> tuple[Tensor, Tensor]:
+    """Distances (N, k) float32 and indices (N, k) int64 of the k nearest rows of the gallery.
 
-    points (N, D) float32; weights (D,) each, on the points' device, equal over many columns, as
-    they are over those of a head. On the CPU the first search finds the neighbours of all, and the
-    matrix products are those of one.
+    queries (N, D), gallery (M, D) floating point, tensors or arrays; gallery None: among the
+    queries, each but itself by its index. Exact and Euclidean, nearest first; of those found, equal
+    distances are ordered by index. k is cut to what there is. device: where to search and where the
+    result lies, by default where the queries lie. UserError when features are not finite.
     """
-    from metrics.neighbours import Together
+    from metrics import neighbours
 
-    together = Together(points, weights)
-    return {name: partial(together.search, name) for name in weights}
+    return neighbours.knn(queries, gallery, k, device=device)
+
+
+def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
+    """How many neighbours of each query `compute` looks at for `names`, 0 if at none.
+
+    labels (N,), gallery_labels (M,) integers. Metrics that look at more than a table holds rank the
+    whole gallery instead and do not count.
+    """
+    from metrics import measuring
+
+    return measuring.depth([select(name) for name in names], labels, gallery_labels)

@@ -7,31 +7,28 @@ carries none.
 """
 
 import torch
+from torch import Tensor
 
-from metrics import base, neighbours
+from metrics import recall
 
+TAKES = "centroids"
+NONE = torch.iinfo(torch.int64).min     # the label of an empty cluster
 
-class Metric(base.Metric):
-    requires = ("features", "target_labels", "centroids", "computed_cluster_labels")
-
-    def measure(self, split) -> float:
-        centroids, assignment = split.clusters
-        carried = _majority(split.labels, assignment, len(centroids))
-        hits = 0
-        for rows, nearest in neighbours.search(split.queries, centroids,
-                                               min(self.argument, len(centroids))):
-            hits += (carried[nearest] == split.query_labels[rows, None]).any(1).sum()
-        return float(hits) / len(split.queries)
+# The recall of the queries in a gallery of centroids, under the labels that these carry.
+depth, scores = recall.depth, recall.scores
 
 
-def _majority(labels: torch.Tensor, clusters: torch.Tensor, k: int) -> torch.Tensor:
-    """(k,) int64: the commonest label of each cluster's members, the smallest int64 without any."""
+def carried_labels(assignment: Tensor, labels: Tensor, k: int) -> Tensor:
+    """(k,) int64: the commonest label of each cluster's members, NONE without any.
+
+    assignment (N,), labels (N,) int64: the cluster, from 0 to k - 1, and the class of each image.
+    """
     classes, labels = labels.unique(return_inverse=True)
-    pairs, count = (clusters * len(classes) + labels).unique(return_counts=True)
+    pairs, count = (assignment * len(classes) + labels).unique(return_counts=True)
     pairs = pairs[count.sort(stable=True, descending=True).indices]
     cluster, order = (pairs // len(classes)).sort(stable=True)
     label = classes[pairs[order] % len(classes)]
     first = cluster.diff(prepend=cluster.new_full((1,), -1)) > 0    # of a cluster's pairs
-    carried = torch.full((k,), torch.iinfo(torch.int64).min, device=labels.device)
+    carried = torch.full((k,), NONE, device=labels.device)
     carried[cluster[first]] = label[first]
     return carried

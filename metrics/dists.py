@@ -13,20 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics import base
-
+TAKES = "features"
 ROWS = 8192
 
 
-class Metric(base.Metric):
-    def measure(self, split) -> float:
-        _, classes, sizes = split.labels.unique(return_inverse=True, return_counts=True)
-        if self.argument == "intra":
-            return _intra(split.features, classes, sizes)
-        if self.argument == "inter":
-            return _inter(split.features, classes, sizes)
-        inter = _inter(split.features, classes, sizes)
-        return _intra(split.features, classes, sizes) / inter if inter else 0.0
+def measure(features: Tensor, labels: Tensor, form: str) -> float:
+    """features (N, D), labels (N,) int64; form: intra, inter or intra_over_inter."""
+    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
+    if form == "intra":
+        return _intra(features, classes, sizes)
+    inter = _inter(features, classes, sizes)
+    if form == "inter":
+        return inter
+    return _intra(features, classes, sizes) / inter if inter else 0.0
 
 
 def _intra(features: Tensor, classes: Tensor, sizes: Tensor) -> float:

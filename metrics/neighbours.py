@@ -1,153 +1,161 @@
-"""Nearest neighbours by Euclidean distance, a block of queries at a time.
+"""Exact nearest neighbours by Euclidean distance.
 
-Three ways, none of them approximate: faiss, on the CPU or on a GPU; blocks of products with torch,
-on a device for which faiss was not built; and, among one set on the CPU, `metrics.mutual`, which
-computes each pair once. All compare |x|^2 + |y|^2 - 2xy in float32, of features moved to their mean
-and scaled, where it loses the fewest digits; neither changes who is near. What remains is about
-1e-7 of the largest squared distance: images whose squared distances to a query differ by less, as
-duplicates' do, come in an arbitrary order.
+Blocks of queries meet the whole gallery in one matrix product, |y|^2 / 2 - x.y, in float32. The
+features are first moved to the gallery's mean and scaled, which changes no order and keeps most
+digits: squared distances are then right to about 1e-7 of the largest. A few more than the k nearest
+by the product are put in order by distances that are computed from differences. On a GPU for which
+faiss is built, faiss takes the place of the product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import faiss
-import numpy as np
 import torch
 from torch import Tensor
 
-from metrics import mutual
+from utilities import faiss_gpu
+from utilities.errors import UserError
+from utilities.geometry import unusable_rows
 
-MOST_NEIGHBOURS = 2047  # and the query itself: what faiss finds on a GPU; beyond, all are ranked
-QUERIES_PER_BLOCK = 4096
-BLOCK_BYTES = {"cpu": 2**26, "cuda": 2**28}
+MOST_BY_FAISS = 2048    # neighbours that faiss finds on a GPU
+BLOCK_ENTRIES = {"cpu": 2**24, "cuda": 2**25}   # of a block's distances, 4 bytes each
+PAIR_ENTRIES = 2**22    # of the neighbours' features that are held at once
+SPARE = 4               # more than k by the product, so that its rounding leaves none of the k out
+GROUP = 16              # columns of which the smallest value is looked at first
 
 
-def search(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (rows (b,) of queries, rows (b, k) of the gallery, nearest first) int64, by blocks.
+def knn(queries, gallery, k: int, *, device: torch.device | str | None = None
+        ) -> tuple[Tensor, Tensor]:
+    """The door is `metrics.knn`, which says what it takes and gives."""
+    queries = as_points(queries, device)
+    gallery = None if gallery is None else as_points(gallery, queries.device)
+    queries, gallery, scale = centred(queries, gallery)
+    among, itself = (queries, 1) if gallery is None else (gallery, 0)
+    k = min(k, len(among) - itself)
+    wider = min(k + SPARE, len(among) - itself)
+    by_faiss = faiss_gpu.usable(queries.device) and wider + itself <= MOST_BY_FAISS
+    distances = queries.new_empty(len(queries), k)
+    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+    for rows, nearest in (_by_faiss if by_faiss else _by_blocks)(queries, gallery, wider):
+        distance, index = _in_order(queries[rows], among, nearest)
+        distances[rows], indices[rows] = distance[:, :k], index[:, :k]
+    return distances.mul_(scale), indices
 
-    queries (N, D), gallery (M, D) float32 on one device; k at most MOST_NEIGHBOURS and M. gallery
-    None: among the queries, each but itself by its index, k at most N - 1.
+
+def as_points(features, device: torch.device | str | None = None) -> Tensor:
+    """features (N, D), tensor or array -> contiguous float32 on `device`, by default on their own.
+
+    UserError when rows are not finite, or too large to be compared.
     """
-    if queries.is_cuda and not faiss.get_num_gpus():
-        yield from _in_blocks(queries, gallery, k)
-    elif gallery is None and not queries.is_cuda and mutual.suits(len(queries), k):
-        equal = torch.ones(1, queries.shape[1])
-        found, = mutual.search(queries, k, *_frame(queries, None), equal)
-        yield torch.arange(len(queries)), found.long()
-    else:
-        yield from _with_faiss(queries, gallery, k)
+    points = torch.as_tensor(features).detach().to(device, torch.float32).contiguous()
+    rows, why = unusable_rows(points)
+    if len(rows):
+        raise UserError(f"{len(rows)} of {len(points)} embeddings {why}, the first in row "
+                        f"{int(rows[0])}: cannot measure them")
+    return points
 
 
-class Together:
-    """Searches among points under several weightings of their columns, one pass for all.
+def centred(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Both without the gallery's mean and over `scale`, a power of 2: entries of at most 1."""
+    mean = (queries if gallery is None else gallery).mean(0)
+    sides = [side - mean for side in (queries, gallery) if side is not None]
+    reach = torch.stack([side.abs().amax() for side in sides]).amax()
+    scale = torch.exp2(reach.log2().ceil().clamp(-126, 127))
+    sides = [side.div_(scale) for side in sides]
+    return sides[0], None if gallery is None else sides[1], scale
 
-    points (N, D) float32; weights {name: (D,)} on the same device, equal over many columns.
-    `search(name, k)` finds what `search(points * weights[name], None, k)` does, or is None where
-    that is cheaper: where `metrics.mutual` does not suit. The first finds the neighbours of all.
+
+def distance_blocks(queries: Tensor, gallery: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (rows, (b, M) float32), in order: d^2 / 2 less half the query's own squared norm.
+
+    queries (N, D), gallery (M, D) as `centred` returns them. gallery None: among the queries, where
+    the distance of each to itself is infinite. The next block overwrites the one before.
     """
-
-    def __init__(self, points: Tensor, weights: dict[str, Tensor]):
-        self.points, self.names = points, list(weights)
-        self.weights = torch.stack(list(weights.values()))
-        self.found: Tensor | None = None
-
-    def search(self, name: str, k: int) -> Iterator[tuple[Tensor, Tensor]] | None:
-        if self.points.is_cuda or not mutual.suits(len(self.points), k, self.weights):
-            return None
-        if self.found is None or self.found.shape[2] < k:
-            self.found = mutual.search(self.points, k, *_frame(self.points, None), self.weights)
-        found = self.found[self.names.index(name), :, :k]
-        return iter([(torch.arange(len(found)), found.long())])
-
-
-def _in_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for rows, similarity in similarities(queries, gallery):
-        yield rows, similarity.topk(k, 1).indices
-
-
-def _with_faiss(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    own, device = int(gallery is None), queries.device
-    mean, scale = _frame(queries, gallery)
-    find = _finder(((queries if own else gallery) - mean).div_(scale).cpu().numpy(), device)
-    for rows in torch.arange(len(queries), device=device).split(QUERIES_PER_BLOCK):
-        found = find(((queries[rows] - mean) / scale).cpu().numpy(), k + own)
-        found = torch.from_numpy(found).to(device)
-        yield rows, _without_self(found, rows) if own else found
-
-
-def similarities(queries: Tensor, gallery: Tensor | None, order: Tensor | None = None
-                 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields (rows (b,), (b, M) float32, larger where nearer) for blocks of queries in `order`.
-
-    gallery None: the queries themselves, with -inf where a query meets itself. A row holds
-    x.y - |y|^2 / 2, which is -d^2 / 2 but for the query's norm.
-    """
-    among_themselves, device = gallery is None, queries.device
-    mean, scale = _frame(queries, gallery)
-    gallery = ((queries if among_themselves else gallery) - mean).div_(scale)
-    half = gallery.square().sum(1) / -2
-    order = torch.arange(len(queries)) if order is None else order
-    block = max(1, BLOCK_BYTES[device.type] // (4 * len(gallery)))
-    for rows in order.to(device).split(block):
-        similarity = _product((queries[rows] - mean) / scale, gallery).add_(half)
-        if among_themselves:
-            similarity.scatter_(1, rows[:, None], -torch.inf)
-        yield rows, similarity
-
-
-def _frame(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The gallery's mean (D,), and the largest entry of what is searched once that is taken off."""
     among = queries if gallery is None else gallery
-    mean = among.mean(0)
-    mean = mean.where(mean.isfinite(), 0)   # sums of entries of 1e34 overflow
-    reach = [torch.maximum(points.amax(0) - mean, mean - points.amin(0)).max()
-             for points in (queries, gallery) if points is not None]
-    return mean, torch.stack(reach).max().clamp(min=torch.finfo(torch.float32).tiny)
+    half = among.square().sum(1) / 2
+    size = min(len(queries), max(1, BLOCK_ENTRIES[queries.device.type] // len(among)))
+    block = queries.new_empty(size, len(among))
+    for rows in _slices(len(queries), size):
+        distance = block[:rows.stop - rows.start]
+        _less_product(half, queries[rows], among, out=distance)
+        if gallery is None:
+            distance[:, rows].fill_diagonal_(torch.inf)
+        yield rows, distance
 
 
-def _product(x: Tensor, y: Tensor) -> Tensor:
-    """x y^T (N, M), never in TF32. On the CPU by NumPy's BLAS: measured up to 1.7 times as fast as
-    torch's."""
-    if not x.is_cuda:
-        return torch.from_numpy(x.numpy() @ y.numpy().T)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast("cuda", enabled=False):
-            return x @ y.T
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _by_blocks(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yields (rows, the k nearest (b, k) int64 in any order)."""
+    for rows, distance in distance_blocks(queries, gallery):
+        yield rows, _smallest(distance, k)
 
 
-def _finder(gallery: np.ndarray, device: torch.device) -> Callable[[np.ndarray, int], np.ndarray]:
-    """(queries, k) -> indices of the k nearest in `gallery`, by faiss on `device`."""
-    if device.type == "cpu":
-        return lambda queries, k: faiss.knn(queries, gallery, k)[1]
-    index = flat_index(gallery.shape[1], device)
-    index.add(gallery)
-    return lambda queries, k: index.search(queries, k)[1]
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """(b, M) -> (b, k) int64: the columns of each row's k smallest values, in any order.
+
+    Where M is much larger than k, columns w apart form w groups of GROUP. The k smallest values lie
+    in the k groups with the smallest minima, since each of these has a value that is no larger than
+    any in the other groups. Minima cost a tenth of what topk of all values costs on a CPU.
+    """
+    width = values.shape[1] // GROUP
+    if width <= 4 * k:
+        return values.topk(k, 1, largest=False, sorted=False).indices
+    grouped = width * GROUP
+    minima = values[:, :grouped].unflatten(1, (GROUP, width)).amin(1)
+    groups = minima.topk(k, 1, largest=False, sorted=False).indices
+    steps = torch.arange(0, grouped, width, device=values.device)
+    rest = torch.arange(grouped, values.shape[1], device=values.device).expand(len(values), -1)
+    columns = torch.cat([(groups[:, :, None] + steps).flatten(1), rest], 1)
+    best = values.gather(1, columns).topk(k, 1, largest=False, sorted=False).indices
+    return columns.gather(1, best)
 
 
-def flat_index(dim: int, device: torch.device) -> faiss.Index:
-    """An empty index of squared Euclidean distances, on `device` itself where faiss can."""
-    if device.type == "cpu" or not faiss.get_num_gpus():
-        return faiss.IndexFlatL2(dim)
-    resources = faiss.StandardGpuResources()
-    resources.setTempMemory(2**28)
-    options = faiss.GpuIndexFlatConfig()
-    options.device = device.index or 0
-    index = faiss.GpuIndexFlatL2(resources, dim, options)
-    index.referenced_objects = [resources]      # which live as long as the index
-    return index
+def _by_faiss(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[slice, Tensor]]:
+    """The same by faiss, on the queries' GPU."""
+    device, own = queries.device, queries.cpu().numpy()
+    among, itself = (own, 1) if gallery is None else (gallery.cpu().numpy(), 0)
+    with faiss_gpu.memory():
+        _, nearest = faiss.knn_gpu(faiss_gpu.resources(device.index), own, among, k + itself,
+                                   device=device.index)
+    for rows in _slices(len(queries), max(1, BLOCK_ENTRIES["cuda"] // (k + itself))):
+        found = torch.from_numpy(nearest[rows]).to(device)
+        yield rows, without_itself(found, rows) if itself else found
 
 
-def _without_self(found: Tensor, rows: Tensor) -> Tensor:
+def without_itself(nearest: Tensor, rows: slice) -> Tensor:
     """(b, k + 1) neighbours of the queries `rows` -> (b, k), each query's own index left out.
 
     Among many duplicates a query may be missing from its own neighbours: then the last one goes.
     """
-    drop = found == rows[:, None]
+    drop = nearest == torch.arange(rows.start, rows.stop, device=nearest.device)[:, None]
     drop[:, -1] |= ~drop.any(1)
-    return found[~drop].reshape(len(found), -1)
+    return nearest[~drop].view(len(nearest), -1)
+
+
+def _in_order(queries: Tensor, gallery: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances (b, k), ascending, and indices (b, k) of the neighbours `nearest` (b, k)."""
+    indices = nearest.sort(dim=1).values    # so that equal distances are ordered by index
+    size = max(1, PAIR_ENTRIES // (max(1, indices.shape[1]) * queries.shape[1]))
+    distances = torch.cat([
+        torch.cdist(queries[rows, None], gallery[indices[rows]],
+                    compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        for rows in _slices(len(queries), size)])
+    distances, order = distances.sort(dim=1, stable=True)
+    return distances, indices.gather(1, order)
+
+
+def _less_product(half: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
+    """Writes half (M,) - x y^T into `out` (N, M), in full float32 whatever the training chose."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            torch.addmm(half, x, y.T, alpha=-1, out=out)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _slices(n: int, size: int) -> Iterator[slice]:
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

@@ -5,19 +5,20 @@
 R is the number of other images of q's class; a query without one is left out of the mean.
 """
 
+import torch
 from torch import Tensor
 
-from metrics import base
 from metrics.ranking import Ranking
 
+TAKES = "ranks"
 
-class Metric(base.Retrieval):
-    def depth(self, class_size: int, n_gallery: int) -> int:
-        return class_size
 
-    def score(self, ranking: Ranking) -> Tensor:
-        found = (ranking.ranks <= ranking.relevant[:, None]).sum(1)
-        return found / ranking.relevant.clamp(min=1)
+def depth(form: str, class_size: int) -> int:
+    """How many neighbours to look at; class_size: the largest in the gallery."""
+    return class_size
 
-    def counted(self, ranking: Ranking) -> Tensor:
-        return ranking.relevant > 0
+
+def scores(ranking: Ranking, form: str) -> Tensor:
+    """(b,) float32, the precision of each query; NaN where it is left out of the mean."""
+    hits = (ranking.ranks <= ranking.relevant[:, None]).sum(1)
+    return (hits / ranking.relevant).where(ranking.relevant > 0, torch.nan)

@@ -4,20 +4,21 @@
 
 `e_recall` by Euclidean distance, `c_recall` the same between L2-normalised features. A query never
 finds itself: it is left out by its index. (The original drops the nearest neighbour, which is
-another image where features are duplicated.)
+another image where features are duplicated.) A query that is alone in its class counts as a miss.
 """
 
 from torch import Tensor
 
-from metrics import base
 from metrics.ranking import Ranking
 
+TAKES = "ranks"
 
-class Metric(base.Retrieval):
-    requires = ("target_labels", "k_closest_classes")
 
-    def depth(self, class_size: int, n_gallery: int) -> int:
-        return self.argument
+def depth(k: int, class_size: int) -> int:
+    """How many neighbours to look at; class_size: the largest in the gallery."""
+    return k
 
-    def score(self, ranking: Ranking) -> Tensor:
-        return (ranking.ranks[:, :1] <= self.argument).any(1).float()
+
+def scores(ranking: Ranking, k: int) -> Tensor:
+    """(b,) float32, the recall of each query."""
+    return (ranking.ranks[:, :1] <= k).any(1).float()

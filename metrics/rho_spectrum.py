@@ -14,28 +14,29 @@ import math
 import torch
 from torch import Tensor
 
-from metrics import base
 from utilities.errors import UserError
 
+TAKES = "features"
 ROWS = 8192
 SMALLEST = 1e-12
 
 
-class Metric(base.Metric):
-    requires = ("features",)
+def measure(features: Tensor, labels: Tensor, m: int):
+    """features (N, D) -> the divergence; m = 0: the spectrum (at most D - 1,), a NumPy array.
 
-    def measure(self, split):
-        values = _singular_values(split.features)[max(0, abs(self.argument) - 1):]
-        if not len(values):
-            raise UserError(f"--evaluation_metrics: {self.name!r} leaves no singular value of "
-                            f"{tuple(split.features.shape)} features; a smaller number is accepted")
-        total = values.sum()
-        spectrum = values / total if total else torch.full_like(values, 1 / len(values))
-        if self.argument == 0:
-            return spectrum.cpu().numpy()
-        log_ratio = spectrum.clamp(min=SMALLEST).log() + math.log(len(spectrum))
-        weights = spectrum if self.argument < 0 else torch.full_like(spectrum, -1 / len(spectrum))
-        return float((weights * log_ratio).sum())
+    UserError where no singular value is left.
+    """
+    values = _singular_values(features)[max(0, abs(m) - 1):]
+    if not len(values):
+        raise UserError(f"--evaluation_metrics: 'rho_spectrum@{m}' leaves no singular value of "
+                        f"{tuple(features.shape)} features; a smaller number is accepted")
+    total = values.sum()
+    spectrum = values / total if total else torch.full_like(values, 1 / len(values))
+    if m == 0:
+        return spectrum.cpu().numpy()
+    log_ratio = spectrum.clamp(min=SMALLEST).log() + math.log(len(spectrum))
+    weights = spectrum if m < 0 else torch.full_like(spectrum, -1 / len(spectrum))
+    return float((weights * log_ratio).sum())
 
 
 def _singular_values(features: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ PATIENCE = 120  # seconds until a process counts as hanging
 SERVER = """
 import json, os, sys
 import diva_main, parameters
-import architectures.network, datasets.images, evaluation.retrievals, metrics.clusters
+import architectures.network, datasets.images, evaluation.retrievals, metrics.neighbours
 import criteria.dc, criteria.fast_moco, criteria.margin, torchvision.models
 
 def serve():

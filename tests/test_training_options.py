@@ -15,7 +15,7 @@ import torch
 
 from datasampler import d2_coreset
 from datasets.loader import Loader
-from evaluation.embed import embed
+from evaluation.embedding import embed
 from evaluation.evaluator import Evaluator
 from tests import runs, trees
 from tests.test_layers import ROOT

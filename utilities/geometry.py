@@ -11,6 +11,17 @@ def finite_rows(x: Tensor) -> Tensor:
     return x.amax(1).isfinite() & x.amin(1).isfinite()
 
 
+def unusable_rows(x: Tensor) -> tuple[Tensor, str]:
+    """x (N, D) float32 -> the indices (n,) of rows that cannot be compared, and what they are: not
+    finite, or so large that squared distances overflow."""
+    finite = finite_rows(x)
+    if not finite.all():
+        return (~finite).nonzero()[:, 0], "are not finite"
+    longest = torch.finfo(torch.float32).max ** 0.5 / 2
+    return ((x.norm(dim=1) > longest).nonzero()[:, 0],
+            "are so large that float32 does not hold their squared distances")
+
+
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """x (N, D), y (M, D) -> ||x_i - y_j||^2 (N, M), at least 0.
 

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 
 import metrics
 from evaluation import evaltypes
-from evaluation.embed import searches, view
-from metrics import clusters
+from evaluation.embedding import derive
+from utilities.clustering import k_means
 
 NAMES = ["e_recall@1", "e_recall@2", "e_recall@4", "mAP_c"]
 CLUSTERED = ["nmi", "f1"]
@@ -75,29 +75,21 @@ def measure(n: int, options: argparse.Namespace, rows) -> None:
     metrics.compute([*NAMES, *CLUSTERED, "mAP"], heads[:500], labels[:500], device=device)
 
     def evaluate() -> None:
-        found = searches(heads, EVALTYPES, FEATURES, normalize=True)
         for evaltype in EVALTYPES:
-            metrics.compute(NAMES, view(heads, evaltype, FEATURES, normalize=True), labels,
-                            device=device, search=found[evaltype])
+            metrics.compute(NAMES, derive(heads, evaltype, FEATURES, normalize=True), labels,
+                            device=device)
 
     other, memory = timed(evaluate)
-    features = view(heads, EVALTYPES[0], FEATURES, normalize=True)
+    features = derive(heads, EVALTYPES[0], FEATURES, normalize=True)
     points, k = features.numpy(), int(labels.bincount().max())
     search, _ = timed(lambda: [faiss.knn(points, points, k + 1) for _ in EVALTYPES])
     row = {"clusters": ["-"] * 4, "ranking": ["-"] * 2}
     if options.clusters:
-        k_means, spent = clusters.k_means, []
-
-        def own(*args):
-            start = time.perf_counter()
-            result = k_means(*args)
-            spent.append(time.perf_counter() - start)
-            return result
-
-        clusters.k_means = own
-        total, peak = timed(metrics.compute, CLUSTERED, features, labels, device=device)
-        other += len(EVALTYPES) * (total - spent[0])
         n_classes = int(labels.max()) + 1
+        found = []
+        seconds, peak = timed(lambda: found.extend(k_means(features.to(device), n_classes)))
+        scores, _ = timed(metrics.compute, CLUSTERED, features, labels, clusters=tuple(found))
+        other += len(EVALTYPES) * scores
 
         def plain():
             means = faiss.Kmeans(options.dim, n_classes, niter=20, seed=1234,
@@ -106,7 +98,7 @@ def measure(n: int, options: argparse.Namespace, rows) -> None:
             means.assign(points)
 
         by_faiss, _ = timed(plain)
-        row["clusters"] = [f"{spent[0]:.2f}", f"{by_faiss:.2f}", f"{spent[0] / by_faiss:.2f}",
+        row["clusters"] = [f"{seconds:.2f}", f"{by_faiss:.2f}", f"{seconds / by_faiss:.2f}",
                            f"{peak:.0f}"]
     if options.ranking:
         ranking, peak = timed(metrics.compute, ["mAP"], features, labels, device=device)

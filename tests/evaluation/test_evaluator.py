@@ -12,7 +12,6 @@ from torch import nn
 
 from datasets import Batch
 from evaluation.evaluator import Evaluator, Split
-from metrics import mutual
 from utilities import checkpoint
 from utilities.logger import Logger
 
@@ -92,34 +91,6 @@ def test_one_pass_embeds_a_split_for_all_evaltypes(build, logger):
     evaluator = build(evaltypes=["discriminative", "shared", BOTH])
     evaluator.evaluate(Network(), 0, logger)
     assert evaluator.splits[0].queries.passes == 1
-
-
-def test_evaltypes_searched_together_measure_what_each_measures_alone(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(mutual, "suits", lambda *_: True)
-    asked, search = [], mutual.search
-    monkeypatch.setattr(mutual, "search", lambda *given: asked.append(given[-1].tolist())
-                        or search(*given))
-    evaltypes = ["discriminative", BOTH, "Combined_discriminative_shared-0.5-2"]
-    names = ["e_recall@1", "e_recall@4", "mAP_c", "nmi", "c_recall@2"]
-
-    class Noise(nn.Module):
-        def forward(self, images):
-            generator = torch.Generator().manual_seed(len(images))
-            heads = torch.randn(2, *images.shape, generator=generator)
-            return {"discriminative": images + 20 * heads[0], "shared": heads[1]}, images
-
-    split = Split("Test", Loader(Dataset(tmp_path)))
-    evaluators = [build(split, evaltypes=[name], names=names) for name in evaltypes]
-    together = build(split, evaltypes=evaltypes, names=names)
-    for evaluator in [together, *evaluators]:
-        evaluator.evaluate(Noise(), 0)
-    alone = {name: evaluator.last["metrics"][name]
-             for name, evaluator in zip(evaltypes, evaluators, strict=True)}
-    for name in evaltypes:
-        assert together.last["metrics"][name]["Test"] == pytest.approx(alone[name]["Test"])
-    assert together.last["metrics"]["discriminative"]["Test"]["mAP_c"] < 0.9
-    assert [len(weights) for weights in asked if len(weights) > 1] == [3]
-    assert [1, 1, 1, 0, 0, 0] in asked[0] and [0.5] * 3 + [2] * 3 in asked[0]
 
 
 def test_storage_metrics_are_computed_even_if_not_asked_for(build, logger):
@@ -310,6 +281,20 @@ def test_the_options_say_whether_to_normalise_and_where_to_measure(monkeypatch, 
     assert (evaluator.normalize, evaluator.device) == (normalize, device)
 
 
+@pytest.mark.parametrize(("n_gpus", "metric", "said"), [
+    (0, "nmi", True), (1, "nmi", False), (0, "e_recall@1", False)])
+def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(monkeypatch, capsys, n_gpus, metric,
+                                                               said):
+    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
+    monkeypatch.setattr("faiss.get_num_gpus", lambda: n_gpus)
+    opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1,
+                    arch="resnet50", evaltypes=["discriminative"], plots="none",
+                    evaluation_metrics=["e_recall@1"], storage_metrics=[metric], cluster_every=1,
+                    evaluate_on_gpu=True)
+    Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
+    assert ("k-means of the evaluation runs on the CPU" in capsys.readouterr().out) == said
+
+
 @pytest.fixture
 def in_shop(tmp_path):
     """A split of one query a class and one match each, in the opposite order: of five, only the
@@ -330,8 +315,7 @@ def test_a_gallery_is_what_queries_search_in(build, in_shop, logger):
     assert all(query not in rows for query, rows in alone.found)
 
 
-def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop, monkeypatch):
-    monkeypatch.setattr(mutual, "suits", lambda *_: True)
+def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop):
     evaltypes = ["discriminative", "Combined_discriminative_shared-100-0.01"]
     evaluator = build(in_shop, evaltypes=evaltypes)
     evaluator.evaluate(Network(), 0)

@@ -1,11 +1,12 @@
 """Recall over centroids."""
 
 import numpy as np
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrics
-from metrics.a_recall import _majority
+from metrics.a_recall import carried_labels
 
 
 def naive(k, features, labels, centroids, assignment):
@@ -26,20 +27,21 @@ def test_equals_its_loop():
     features = torch.randn(120, 5)
     centroids = torch.randn(12, 5)
     assignment = torch.randint(0, 10, (120,))  # the last two are empty
-    for k in (1, 2, 5, 12, 40):
-        value = metrics.select(f"a_recall@{k}")(
-            features=features, target_labels=labels, centroids=centroids,
-            computed_cluster_labels=assignment[:, None])
-        assert value == naive(k, features, labels, centroids, assignment), k
+    depths = (1, 2, 5, 12, 40)
+    values = metrics.compute([f"a_recall@{k}" for k in depths], features, labels,
+                             clusters=(centroids, assignment[:, None]))
+    for k in depths:
+        expected = naive(k, features, labels, centroids, assignment)
+        assert values[f"a_recall@{k}"] == pytest.approx(expected), k
 
 
 def test_of_tied_classes_the_lowest_is_carried():
-    given = {"features": torch.zeros(4, 2), "centroids": torch.zeros(1, 2),
-             "target_labels": torch.tensor([7, 7, 3, 3]),
-             "computed_cluster_labels": torch.zeros(4, dtype=torch.int64)}
-    assert metrics.select("a_recall@1")(**given) == 0.5
-    given["target_labels"] = torch.tensor([7, 7, 7, 3])
-    assert metrics.select("a_recall@1")(**given) == 0.75
+    # Two of 7 and two of 3 in the cluster, and a query of class 3 beside: it finds the 3.
+    clusters = torch.zeros(1, 2), torch.zeros(6, dtype=torch.int64)
+    for labels, value in (([7, 7, 3, 3, 8], 1), ([7, 7, 7, 3, 8], 0)):
+        found = metrics.compute(["a_recall@1"], torch.zeros(1, 2), [3], clusters=clusters,
+                                gallery=(torch.zeros(5, 2), labels))
+        assert found["a_recall@1"] == value, labels
 
 
 def test_compute_clusters_and_in_shop_counts_the_queries():
@@ -67,7 +69,7 @@ class WritesOnce(TorchDispatchMode):
 def test_each_cluster_is_written_once():
     labels, assignment = torch.randint(0, 6, (200,)), torch.randint(0, 10, (200,))
     with WritesOnce() as mode:
-        carried = _majority(labels, assignment, 12)
+        carried = carried_labels(assignment, labels, 12)
     assert mode.written == 10
     assert carried[:10].tolist() == [int(labels[assignment == c].bincount().argmax())
                                      for c in range(10)]

@@ -1,10 +1,9 @@
-"""The golden values, through `select` with given inputs and through `compute`."""
+"""The golden values, through `metrics.compute` and `metrics.knn`."""
 
 import json
 
 import numpy as np
 import pytest
-import torch
 
 import metrics
 from tests.conftest import GOLDEN
@@ -17,31 +16,28 @@ def arrays(golden):
     return golden("metrics")[0]
 
 
-def features_of(arrays, case):
-    return arrays["unit_features" if case.startswith("unit.") else "features"]
+def inputs(arrays, kind):
+    """Features, labels and the golden clustering."""
+    clusters = arrays[f"{kind}.centroids"], arrays[f"{kind}.cluster_labels"]
+    return arrays["unit_features" if kind == "unit" else "features"], arrays["labels"], clusters
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_selected_metric_gives_the_golden_value(case, arrays):
+def test_a_metric_gives_the_golden_value(case, arrays):
     kind, name = case.split(".", 1)
-    features, labels = features_of(arrays, case), arrays["labels"]
-    distances = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf)
-    given = {"features": features, "target_labels": labels,
-             "k_closest_classes": labels[distances.topk(100, largest=False).indices],
-             "centroids": arrays[f"{kind}.centroids"],
-             "computed_cluster_labels": arrays[f"{kind}.cluster_labels"]}
-    metric = metrics.select(name)
-    value = metric(**{need: given[need] for need in metric.requires})
+    features, labels, clusters = inputs(arrays, kind)
+    value = metrics.compute([name], features, labels, clusters=clusters)[name]
     np.testing.assert_allclose(value, CASES[case], rtol=1e-4)
 
 
+@pytest.mark.parametrize("k", [None, 100, 1388])
 @pytest.mark.parametrize("kind", ["raw", "unit"])
-def test_compute_gives_the_golden_values_all_at_once(kind, arrays):
-    # The golden clustering is not the one k-means finds here: nmi and f1 come from given ones.
-    cases = [case for case in CASES if case.startswith(kind) and case[-3:] != "nmi"
-             and case[-2:] != "f1"]
+def test_all_metrics_at_once_give_the_golden_values(kind, k, arrays):
+    cases = [case for case in CASES if case.startswith(kind)]
     names = [case.split(".", 1)[1] for case in cases]
-    values = metrics.compute(names, features_of(arrays, kind + "."), arrays["labels"])
+    features, labels, clusters = inputs(arrays, kind)
+    neighbours = k and metrics.knn(features, None, k)
+    values = metrics.compute(names, features, labels, clusters=clusters, neighbours=neighbours)
     assert list(values) == names
     for case, name in zip(cases, names, strict=True):
         np.testing.assert_allclose(values[name], CASES[case], rtol=1e-4, err_msg=case)

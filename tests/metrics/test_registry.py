@@ -18,10 +18,9 @@ NAMES = [family + {"dists": "@intra", "rho_spectrum": "@1"}.get(
 def test_every_name_is_selected_and_keeps_its_name(name):
     metric = metrics.select(name)
     assert metric.name == name
-    assert set(metric.requires) <= {"features", "target_labels", "k_closest_classes", "centroids",
-                                    "computed_cluster_labels"}
-    assert metrics.needs_clusters(name) == (
-        metric.form in ("nmi", "f1") or "centroids" in metric.requires)
+    assert metric.normalized == name.startswith("c_")
+    assert metric.takes in ("ranks", "assignment", "centroids", "features")
+    assert metrics.needs_clusters(name) == (metric.takes in ("assignment", "centroids"))
 
 
 def test_the_names_of_the_original_are_there():

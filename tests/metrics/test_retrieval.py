@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
 import metrics
-from metrics import neighbours
+from metrics import measuring, neighbours
 from tests.metrics.oracles import RETRIEVAL, rankings, retrieval
 
 
@@ -17,8 +17,8 @@ from tests.metrics.oracles import RETRIEVAL, rankings, retrieval
 def way(request, monkeypatch):
     """Both ways to the ranks: from the k nearest, and by counting over the gallery."""
     if request.param == "whole ranking":
-        monkeypatch.setattr(neighbours, "MOST_NEIGHBOURS", -1)
-        monkeypatch.setitem(neighbours.BLOCK_BYTES, "cpu", 1024)
+        monkeypatch.setattr(measuring, "DEEPEST_TABLE", -1)
+        monkeypatch.setitem(neighbours.BLOCK_ENTRIES, "cpu", 256)
 
 
 def data(n=60, dim=6, classes=9):
@@ -103,7 +103,7 @@ def test_with_duplicates_every_metric_lies_between_the_orders_of_the_ties(rows, 
         queries, gallery = (features[:half], labels[:half]), (features[half:], labels[half:])
     with pytest.MonkeyPatch.context() as patch:
         if whole:
-            patch.setattr(neighbours, "MOST_NEIGHBOURS", -1)
+            patch.setattr(measuring, "DEEPEST_TABLE", -1)
         values = metrics.compute(RETRIEVAL, *queries, gallery=gallery)
     last, first = (rankings(*queries, gallery, ties_last=last) for last in (True, False))
     for name in RETRIEVAL:
@@ -116,7 +116,7 @@ def test_counting_over_the_gallery_agrees_with_the_nearest_neighbours(labels, se
     features = torch.randn(len(labels), 5, generator=torch.Generator().manual_seed(seed))
     few = metrics.compute(RETRIEVAL, features, labels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbours, "MOST_NEIGHBOURS", -1)
+        patch.setattr(measuring, "DEEPEST_TABLE", -1)
         assert metrics.compute(RETRIEVAL, features, labels) == pytest.approx(few, abs=1e-6)
 
 
@@ -141,7 +141,7 @@ def test_a_perfect_ranking_scores_as_the_definitions_say(way):
 
 
 def test_large_classes_are_ranked_by_sorting(monkeypatch):
-    monkeypatch.setattr(neighbours, "MOST_NEIGHBOURS", -1)
+    monkeypatch.setattr(measuring, "DEEPEST_TABLE", -1)
     features, labels = data(300, classes=2)
     found = rankings(features, labels)
     values = metrics.compute(["mAP", "mAP_c"], features, labels)

@@ -9,6 +9,11 @@ import metrics
 from utilities.errors import UserError
 
 
+def measure(m, features):
+    name = f"rho_spectrum@{m}"
+    return metrics.compute([name], features, torch.zeros(len(features)))[name]
+
+
 def naive(features, m):
     values = np.linalg.svd(features.double().numpy(), compute_uv=False)[:features.shape[1] - 1]
     values = values[max(0, abs(m) - 1):]
@@ -21,14 +26,11 @@ def naive(features, m):
 def test_is_the_divergence_from_the_uniform_spectrum(m, shape, monkeypatch):
     monkeypatch.setattr("metrics.rho_spectrum.ROWS", 7)
     features = torch.randn(shape)
-    name = f"rho_spectrum@{m}"
-    value = metrics.compute([name], features, torch.zeros(len(features)))[name]
-    assert value == pytest.approx(naive(features, m), rel=1e-6)
-    assert metrics.select(name)(features=features) == value
+    assert measure(m, features) == pytest.approx(naive(features, m), rel=1e-6)
 
 
 def test_0_gives_the_spectrum_itself():
-    spectrum = metrics.select("rho_spectrum@0")(features=torch.diag(torch.tensor([1.0, 6, 3, 2])))
+    spectrum = measure(0, torch.diag(torch.tensor([1.0, 6, 3, 2])))
     np.testing.assert_allclose(spectrum, np.array([6, 3, 2]) / 11)
     assert isinstance(spectrum, np.ndarray)
 
@@ -36,10 +38,10 @@ def test_0_gives_the_spectrum_itself():
 def test_a_collapsed_or_zero_spectrum_stays_finite():
     for features in (torch.ones(10, 4), torch.zeros(10, 4)):
         for m in (-2, -1, 0, 1, 2):
-            assert np.isfinite(metrics.select(f"rho_spectrum@{m}")(features=features)).all()
+            assert np.isfinite(measure(m, features)).all()
 
 
 @pytest.mark.parametrize("m, shape", [(4, (9, 4)), (-20, (9, 4)), (1, (9, 1)), (4, (3, 9))])
 def test_leaving_every_singular_value_out_is_refused(m, shape):
     with pytest.raises(UserError, match="leaves no singular value"):
-        metrics.select(f"rho_spectrum@{m}")(features=torch.randn(shape))
+        measure(m, torch.randn(shape))

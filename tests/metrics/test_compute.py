@@ -1,7 +1,6 @@
 """What metrics share, what is held in memory, and features that can hardly be measured."""
 
 import math
-import tracemalloc
 
 import faiss
 import numpy as np
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import metrics
-from metrics import clusters, mutual, neighbours
+from metrics import measuring, neighbours, ranking
 from tests.metrics.oracles import rankings, retrieval
 from utilities.errors import UserError
 
@@ -24,20 +23,25 @@ SHARES = [name for name in NAMES if not name.startswith(("dists", "rho"))]
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The depth of each search and the k of each clustering."""
-    made = {"search": [], "k_means": []}
-    search, k_means = neighbours.search, clusters.k_means
+    """The depth of each search, the k of each clustering, and "whole" for each whole ranking."""
+    made = {"search": [], "k_means": [], "whole": 0}
+    knn, k_means, in_gallery = measuring.knn, measuring.k_means, ranking.in_gallery
 
-    def counted_search(queries, gallery, k):
+    def counted_knn(queries, gallery, k):
         made["search"].append(k)
-        return search(queries, gallery, k)
+        return knn(queries, gallery, k)
 
     def counted_k_means(features, k):
         made["k_means"].append(k)
         return k_means(features, k)
 
-    monkeypatch.setattr(neighbours, "search", counted_search)
-    monkeypatch.setattr(clusters, "k_means", counted_k_means)
+    def counted_in_gallery(*given):
+        made["whole"] += 1
+        return in_gallery(*given)
+
+    monkeypatch.setattr(measuring, "knn", counted_knn)
+    monkeypatch.setattr(measuring, "k_means", counted_k_means)
+    monkeypatch.setattr(ranking, "in_gallery", counted_in_gallery)
     return made
 
 
@@ -50,7 +54,8 @@ def test_one_search_at_the_largest_k_and_one_clustering_serve_every_metric(calls
     features, labels = data()
     names = ["e_recall@1", "e_recall@8", "mAP_c", "mAP_r", "r_precision", "nmi", "f1"]
     metrics.compute(names, features, labels)
-    assert calls == {"search": [10], "k_means": [9]}  # 10 images a class, itself included
+    # 10 images a class, itself included
+    assert calls == {"search": [10], "k_means": [9], "whole": 0}
     metrics.compute([*names, "e_recall@33"], features, labels)
     assert calls["search"][1:] == [33]
 
@@ -59,18 +64,18 @@ def test_normalised_features_share_their_search_with_unit_ones(calls):
     features, labels = data()
     names = ["e_recall@1", "c_recall@1", "mAP_c", "c_mAP_c", "nmi", "c_nmi"]
     values = metrics.compute(names, F.normalize(features), labels)
-    assert calls == {"search": [10], "k_means": [9]}
+    assert calls == {"search": [10], "k_means": [9], "whole": 0}
     assert [values[name] for name in names[::2]] == [values[name] for name in names[1::2]]
     metrics.compute(names, features, labels)
-    assert calls == {"search": [10] * 3, "k_means": [9] * 3}
+    assert calls == {"search": [10] * 3, "k_means": [9] * 3, "whole": 0}
 
 
 def test_nothing_is_searched_or_clustered_that_no_metric_needs(calls):
     features, labels = data()
     metrics.compute(["dists@intra", "rho_spectrum@1"], features, labels)
-    assert calls == {"search": [], "k_means": []}
+    assert calls == {"search": [], "k_means": [], "whole": 0}
     metrics.compute(["nmi"], features, labels)
-    assert calls == {"search": [], "k_means": [9]}
+    assert calls == {"search": [], "k_means": [9], "whole": 0}
 
 
 def test_values_come_in_the_order_of_the_names_and_do_not_depend_on_one_another():
@@ -82,30 +87,36 @@ def test_values_come_in_the_order_of_the_names_and_do_not_depend_on_one_another(
             together[name], rel=1e-6), name
 
 
-@pytest.mark.parametrize("tile, more", [(2048, ["mAP_1000"]), (512, [])],
-                         ids=["plain search", "mutual search"])
-def test_with_duplicates_no_value_depends_on_what_else_is_measured(tile, more, monkeypatch):
-    monkeypatch.setattr(mutual, "TILE", tile)
+def test_with_duplicates_no_value_depends_on_what_else_is_measured():
     # Each point three times, with two classes: the order of equally near images decides.
     points = torch.randn(1000, 4).repeat_interleave(3, 0)
     labels = torch.randint(60, (1000,)).repeat_interleave(3)
     labels[::3] = torch.randint(60, (1000,))
-    names = ["e_recall@1", "e_recall@3", "mAP_c", "mAP_r", *more, "mAP"]
+    names = ["e_recall@1", "e_recall@2", "mAP_c", "mAP_r", "mAP_1000", "mAP"]
     together = metrics.compute(names, points, labels)
-    without = metrics.compute(names[:-1], points, labels)
-    assert without == {name: together[name] for name in names[:-1]}
-    for name in names[:-1]:
-        assert metrics.compute([name], points, labels)[name] == together[name], name
+    for name in names:
+        alone = metrics.compute([name], points, labels)[name]
+        assert alone == pytest.approx(together[name], rel=1e-4), name
 
 
-def test_a_search_finds_2047_neighbours_and_beyond_all_are_ranked(calls):
-    features, labels = torch.randn(2100, 2), torch.arange(2100) // 2
-    metrics.compute(["e_recall@2047"], features, labels)
-    assert calls["search"] == [2047]
-    metrics.compute(["e_recall@2048"], features, labels)
-    assert calls["search"] == [2047]
-    metrics.compute(["e_recall@1", "e_recall@2048"], features, labels)
-    assert calls["search"] == [2047, 1]
+def test_metrics_that_look_at_many_neighbours_share_whole_rankings(calls):
+    features, labels = torch.randn(400, 2), torch.arange(400) // 2
+    metrics.compute(["e_recall@128"], features, labels)
+    assert (calls["search"], calls["whole"]) == ([128], 0)
+    metrics.compute(["e_recall@129"], features, labels)
+    assert (calls["search"], calls["whole"]) == ([128], 1)
+    metrics.compute(["e_recall@1", "e_recall@200", "mAP"], features, labels)
+    assert (calls["search"], calls["whole"]) == ([128, 1], 2)
+
+
+def test_depth_is_what_the_table_has_to_hold():
+    labels = torch.arange(90) % 9
+    assert metrics.depth(["e_recall@1", "c_recall@4", "nmi"], labels) == 4
+    assert metrics.depth(["e_recall@1", "mAP_c", "mAP_lim"], labels) == 89
+    assert metrics.depth(["nmi", "a_recall@3", "dists@intra"], labels) == 0
+    assert metrics.depth(["mAP_c", "e_recall@1"], labels, gallery_labels=labels[:20]) == 3
+    many = torch.arange(900) % 9
+    assert metrics.depth(["e_recall@3", "mAP"], many) == 3  # mAP ranks the whole gallery
 
 
 @pytest.mark.parametrize("units", ["", "queries", "gallery"])
@@ -156,40 +167,50 @@ def test_no_n_by_n_matrix_is_held(names):
     assert n <= largest.entries < n * n // 2
 
 
-def test_no_n_by_n_matrix_is_held_where_each_pair_is_computed_once():
-    n = 8200
-    features, labels = torch.randn(n, 8), torch.arange(n) % (n // 3)
-    tracemalloc.start()  # NumPy's arrays
-    try:
-        metrics.compute(["e_recall@1", "mAP_c"], features, labels)
-        assert n <= tracemalloc.get_traced_memory()[1] // 4 < n * n // 3
-    finally:
-        tracemalloc.stop()
+def test_classes_as_large_as_the_gallery_are_ranked_in_blocks(monkeypatch):
+    monkeypatch.setitem(neighbours.BLOCK_ENTRIES, "cpu", 2**18)
+    n = 3000
+    features, labels = torch.randn(n, 8), torch.arange(n) % 2
+    with Largest() as largest:
+        metrics.compute(["mAP_c", "mAP_r", "mAP"], features, labels)
+    assert n <= largest.entries <= 2**20
 
 
-def test_tiles_of_several_weights_are_held_a_strip_at_a_time():
-    points, weights = torch.randn(8200, 64), torch.rand(4, 4).repeat_interleave(16, 1)
-    tracemalloc.start()
-    try:
-        mutual.search(points, 20, *neighbours._frame(points, None), weights)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    tile = 4 * mutual.TILE**2
-    assert peak < 4 * tile  # whole tiles would be 4 for each thread, and the candidates
-
-
-def test_neighbours_are_looked_for_where_the_caller_says(calls):
+def test_given_neighbours_are_used_instead_of_a_search(calls):
     features, labels = data()
     names = ["e_recall@1", "mAP_c"]
-    rows, (_, away) = torch.arange(90), torch.cdist(features, features).sort(descending=True)
-    found = metrics.compute(names, features, labels, search=lambda k: [(rows, away[:, :k])])
+    distances, away = torch.cdist(features, features).sort(descending=True)
+    found = metrics.compute(names, features, labels,
+                            neighbours=(distances[:, :10], away[:, :10]))
     assert calls["search"] == []
     assert found["e_recall@1"] < 0.1
-    asked = []
-    assert metrics.compute(names, features, labels, search=asked.append) == metrics.compute(
-        names, features, labels)
-    assert asked == [10] and calls["search"] == [10, 10]
+
+
+def test_neighbours_and_clusters_of_other_images_are_refused():
+    features, labels = data()
+    with pytest.raises(ValueError, match="neighbours: of 80 images given; accepted: of 90"):
+        metrics.compute(["e_recall@1"], features, labels,
+                        neighbours=metrics.knn(features[:80], None, 1))
+    with pytest.raises(ValueError, match="clusters: of 90 images given; accepted: of 93"):
+        metrics.compute(["nmi"], features, labels, gallery=(features[:3], labels[:3]),
+                        clusters=(features[:9], labels))
+
+
+def test_given_neighbours_that_are_too_few_are_not_enough(calls):
+    features, labels = data()
+    names = ["e_recall@1", "mAP_c"]
+    values = metrics.compute(names, features, labels, neighbours=metrics.knn(features, None, 9))
+    assert calls["search"] == [10]
+    assert values == pytest.approx(metrics.compute(names, features, labels))
+
+
+def test_given_neighbours_serve_cosine_forms_where_the_features_have_length_1(calls):
+    features, labels = data()
+    units = F.normalize(features)
+    metrics.compute(["c_recall@1"], units, labels, neighbours=metrics.knn(units, None, 1))
+    assert calls["search"] == []
+    metrics.compute(["c_recall@1"], features, labels, neighbours=metrics.knn(features, None, 1))
+    assert calls["search"] == [1]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -201,6 +222,14 @@ def test_features_that_are_not_finite_are_refused(value, name):
         metrics.compute([name], features, labels)
     with pytest.raises(UserError, match="2 of 90"):
         metrics.compute([name], features[:3], labels[:3], gallery=(features, labels))
+
+
+@pytest.mark.parametrize("name", ["e_recall@1", "nmi", "mAP"])
+def test_features_whose_squared_distances_overflow_are_refused(name):
+    features, labels = data()
+    features[4, 2] = 1e19
+    with pytest.raises(UserError, match=r"^1 of 90 embeddings are so large .* in row 4"):
+        metrics.compute([name], features, labels)
 
 
 @pytest.mark.parametrize("features, labels", [
@@ -223,22 +252,24 @@ def test_every_metric_is_finite_on_degenerate_splits(features, labels, in_shop):
 def test_other_precisions_are_measured_in_float32(dtype):
     features, labels = data()
     features = features.to(dtype)
-    assert metrics.compute(NAMES, features, labels) == metrics.compute(
-        NAMES, features.float(), labels)
+    assert metrics.compute(NAMES, features, labels) == pytest.approx(
+        metrics.compute(NAMES, features.float(), labels))
 
 
 def test_arrays_and_tensors_that_need_gradients_are_taken():
     features, labels = data()
     expected = metrics.compute(NAMES, features, labels)
-    assert metrics.compute(NAMES, features.numpy(), labels.numpy().astype(np.int32)) == expected
-    assert metrics.compute(NAMES, features.clone().requires_grad_(), labels.tolist()) == expected
+    assert metrics.compute(NAMES, features.numpy(), labels.numpy().astype(np.int32)) == (
+        pytest.approx(expected))
+    assert metrics.compute(NAMES, features.clone().requires_grad_(), labels.tolist()) == (
+        pytest.approx(expected))
     assert all(type(value) is float for value in expected.values())
 
 
 def test_labels_need_not_count_from_0():
     features, labels = data()
-    assert metrics.compute(NAMES, features, labels * 1000 - 17) == metrics.compute(
-        NAMES, features, labels)
+    assert metrics.compute(NAMES, features, labels * 1000 - 17) == pytest.approx(
+        metrics.compute(NAMES, features, labels))
 
 
 def test_repeated_evaluation_gives_the_same_numbers():
@@ -246,7 +277,7 @@ def test_repeated_evaluation_gives_the_same_numbers():
     torch.manual_seed(5)
     first = metrics.compute(NAMES, features, labels)
     torch.manual_seed(6)
-    assert metrics.compute(NAMES, features, labels) == first
+    assert metrics.compute(NAMES, features, labels) == pytest.approx(first)
     assert torch.initial_seed() == 6
 
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from datasets import Batch
-from evaluation.embed import embed, searches, view
-from metrics import mutual
+from evaluation.embedding import derive, embed
 from utilities.errors import RunError
 
 FEATURES = ("discriminative", "shared")
@@ -60,6 +59,12 @@ def test_only_the_features_asked_for_are_kept_in_their_order(features):
     torch.testing.assert_close(embed(network, loader, features), expected)
 
 
+def test_without_features_the_trunk_is_kept():
+    network, loader = Network(), Images()
+    _, trunk = network.eval()(loader.images)
+    torch.testing.assert_close(embed(network, loader, None), trunk)
+
+
 def test_the_network_computes_in_evaluation_mode_and_every_module_returns_to_its_own():
     network = Network()
     network.train()
@@ -92,7 +97,7 @@ def test_the_combined_embedding_agrees_with_the_golden_one(golden):
     tensors, cases = golden("criteria")
     features = ("discriminative", "selfsimilarity", "shared", "intra")
     heads = torch.cat([tensors[f"separation.{name}"] for name in features], dim=1)
-    found = view(heads, cases["combined"], features, normalize=True)
+    found = derive(heads, cases["combined"], features, normalize=True)
     torch.testing.assert_close(found, tensors["combined"], rtol=1e-4, atol=1e-6)
 
 
@@ -104,77 +109,40 @@ def heads():
 
 def test_a_feature_is_its_head_as_it_is(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = view(joined, "b", ("a", "b"), normalize=True)
+    found = derive(joined, "b", ("a", "b"), normalize=True)
     assert torch.equal(found, heads.b) and found.is_contiguous()
 
 
 def test_combined_weighs_and_joins_in_the_evaltypes_order(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = view(joined, "Combined_b_a-2-0.5", ("a", "b"), normalize=False)
+    found = derive(joined, "Combined_b_a-2-0.5", ("a", "b"), normalize=False)
     assert torch.equal(found, torch.cat([2 * heads.b, 0.5 * heads.a], dim=1))
 
 
 def test_sum_weighs_and_adds(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = view(joined, "Sum_a_b-2-0.5", ("a", "b"), normalize=False)
+    found = derive(joined, "Sum_a_b-2-0.5", ("a", "b"), normalize=False)
     assert torch.allclose(found, 2 * heads.a + 0.5 * heads.b)
 
 
 @pytest.mark.parametrize("evaltype", ["Combined_a_b", "Sum_a_b"])
 def test_an_embedding_of_zeros_stays_one(evaltype):
-    assert torch.equal(view(torch.zeros(3, 8), evaltype, ("a", "b"), normalize=True).unique(),
+    assert torch.equal(derive(torch.zeros(3, 8), evaltype, ("a", "b"), normalize=True).unique(),
                        torch.zeros(1))
 
 
 @pytest.mark.parametrize("evaltype", ["Combined_a_b-2-0.5", "Sum_a_b-2-0.5"])
 def test_mixtures_are_normalised_when_the_architecture_normalises(heads, evaltype):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    raw, unit = (view(joined, evaltype, ("a", "b"), normalize=flag) for flag in (False, True))
+    raw, unit = (derive(joined, evaltype, ("a", "b"), normalize=flag) for flag in (False, True))
     assert torch.allclose(unit.norm(dim=1), torch.ones(5))
     assert torch.allclose(unit * raw.norm(dim=1, keepdim=True), raw, atol=1e-6)
 
 
-EVALTYPES = ["b", "Combined_a_b-2-0.5", "Combined_b_a-3-0.5", "Combined_c_a", "Sum_a_b-1-2"]
-
-
-@pytest.mark.parametrize("normalize", [True, False])
-def test_neighbours_found_together_are_those_of_each_view(normalize, monkeypatch):
-    monkeypatch.setattr(mutual, "TILE", 64)
-    monkeypatch.setattr(mutual, "SMALLEST", 16)
-    monkeypatch.setattr(mutual, "suits", lambda *_: True)
-    passes, search = [], mutual.search
-    monkeypatch.setattr(mutual, "search", lambda *given: passes.append(1) or search(*given))
-    heads = torch.randn(3, 200, 4)
-    heads = torch.cat(list(F.normalize(heads, dim=2) if normalize else heads), dim=1)
-    together = searches(heads, EVALTYPES, "abc", normalize=normalize)
-    assert list(together) == EVALTYPES[:4]      # a sum is no weighting of columns
-    for evaltype, of_evaltype in together.items():
-        (_, found), = of_evaltype(6)
-        plain = torch.cdist(*[view(heads, evaltype, "abc", normalize=normalize).double()] * 2)
-        assert torch.equal(found, plain.fill_diagonal_(torch.inf).topk(6, largest=False).indices)
-    assert len(passes) == 1
-
-
-def test_what_normalising_would_turn_or_has_no_company_is_searched_alone():
-    heads = F.normalize(torch.randn(3, 200, 4), dim=2)
-    unit = torch.cat(list(heads), dim=1)
-    assert list(searches(unit, EVALTYPES, "abc", normalize=True)) == EVALTYPES[:4]
-    assert not searches(unit, EVALTYPES[3:], "abc", normalize=True)
-    for spoilt in (1.001, 0.999, 0):
-        uneven = unit.clone()
-        uneven[7, :4] *= spoilt     # in head a
-        assert not searches(uneven, EVALTYPES, "abc", normalize=True)
-        assert list(searches(uneven, ["a", "b", *EVALTYPES[1:], "Combined_b_c"], "abc",
-                             normalize=True)) == ["a", "b", "Combined_b_c"]
-
-
-def test_heads_that_a_network_normalises_are_found_together():
-    heads = F.normalize(torch.randn(4, 5000, 512) * torch.rand(4, 5000, 1) * 100, dim=2)
-    assert searches(torch.cat(list(heads), dim=1), ["a", "b"], "abcd", normalize=True)
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name(value):
+@pytest.mark.parametrize("value, why", [
+    (torch.nan, "not finite"), (torch.inf, "not finite"), (-torch.inf, "not finite"),
+    (1e19, "so large that float32 does not hold their squared distances")])
+def test_an_embedding_that_cannot_be_compared_is_refused_by_its_images_name(value, why):
     class Same(nn.Module):
         def forward(self, images):
             return dict.fromkeys(FEATURES, images.flatten(1)), images
@@ -182,8 +150,8 @@ def test_an_embedding_that_is_not_finite_is_refused_by_its_images_name(value):
     loader = Images()
     loader.images[6:8, 0, 1, 1] = value
     loader.dataset = Paths(10)
-    with pytest.raises(RunError, match=r"^the embeddings of 2 of 10 images are not finite, that of "
-                                       r"'image 6' first$"):
+    with pytest.raises(RunError, match=f"^the embeddings of 2 of 10 images are {why}, that of "
+                                       "'image 6' first$"):
         embed(Same(), loader, FEATURES)
 
 
