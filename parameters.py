@@ -20,6 +20,7 @@ import architectures
 import batchminer
 import criteria
 import datasampler
+import datasets
 import metrics
 from evaluation import evaltypes
 from utilities import options
@@ -539,9 +540,7 @@ def _check_file_name(flag: str, name: str) -> None:
 
 
 def _settle_image_size(opt: Namespace) -> None:
-    backbone = architectures.parse(opt.arch).backbone
-    usual = 227 if backbone in ("bninception", "googlenet") else 224
-    usual = 256 if opt.augmentation == "big" else usual
+    usual = 256 if opt.augmentation == "big" else architectures.inputs(opt.arch).crop
     if opt.crop_size is None:
         opt.crop_size = usual
     if opt.resize is None:
@@ -664,17 +663,9 @@ def _check_guests(opt: Namespace) -> None:
                    f"with --{user} pml:<ClassName>")
 
 
-# Metrics of datasets that report others than --evaluation_metrics' default.
-DATASET_METRICS = {
-    "online_products": ("e_recall@1", "e_recall@10", "e_recall@100", "nmi", "f1", "mAP"),
-    "in-shop": ("e_recall@1", "e_recall@10", "e_recall@20", "e_recall@30", "e_recall@50", "nmi",
-                "f1", "mAP_c"),
-}
-
-
 def _settle_evaluation(opt: Namespace) -> None:
-    if "evaluation_metrics" not in opt.given and opt.dataset in DATASET_METRICS:
-        opt.evaluation_metrics = list(DATASET_METRICS[opt.dataset])
+    if "evaluation_metrics" not in opt.given and opt.dataset in datasets.METRICS:
+        opt.evaluation_metrics = list(datasets.METRICS[opt.dataset])
     for flag in ("evaluation_metrics", "storage_metrics"):
         setattr(opt, flag, list(dict.fromkeys(getattr(opt, flag))))
         for name in getattr(opt, flag):

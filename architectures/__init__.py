@@ -14,6 +14,23 @@ from utilities.errors import refuse
 from utilities.options import plain, show
 
 SUFFIXES = ("frozen", "normalize")
+
+
+class Inputs(NamedTuple):
+    """What a backbone wants images to be: `crop` pixels a side, normalised as
+    (pixel / 255 - mean) / std of red, green and blue, with blue first where `bgr`."""
+
+    crop: int = 224
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    bgr: bool = False
+
+
+# Backbones that are not fed as ImageNet's networks usually are.
+INPUTS = {
+    "bninception": Inputs(227, (0.502, 0.4588, 0.4078), (0.0039, 0.0039, 0.0039), bgr=True),
+    "googlenet": Inputs(227),
+}
 DEFINING = ("arch", "embed_dim", "diva_features")   # options that make a network what it is
 
 
@@ -41,6 +58,11 @@ def parse(arch: str) -> Arch:
                "a backbone's name, then at most once each _frozen and _normalize, e.g. "
                "resnet50_frozen_normalize")
     return Arch("_".join(words), "frozen" in given, "normalize" in given)
+
+
+def inputs(arch: str) -> Inputs:
+    """What the backbone of `arch` wants images to be."""
+    return INPUTS.get(parse(arch).backbone, Inputs())
 
 
 def check(arch: str) -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+from architectures import INPUTS
 from utilities import registry
 from utilities.errors import refuse
 
@@ -129,8 +130,7 @@ def _pretrainedmodels(name: str) -> Pooled:
         model.aux_logits = False
         del model.AuxLogits
     inputs = {key: _settings(name)[key] for key in IMAGENET}
-    # The data is prepared for BN-Inception as it wants it (see `datasets`), else as ImageNet's.
-    same = name == "bninception" or inputs == IMAGENET
+    same = name in INPUTS or inputs == IMAGENET     # images come as `architectures.inputs` says
     model.renormalise = nn.Identity() if same else Renormalise(**inputs)
     return Pooled(model, pooled_features)
 

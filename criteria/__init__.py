@@ -79,6 +79,8 @@ TAKES = {
     "angular": "npairs",
     "lifted": "sets",
 }
+# Losses that compare embeddings with parameters of their own, a proxy or more for each class.
+WITH_PROXIES = {"softmax", "arcface", "softtriplet", "proxynca", "oproxy"}
 
 
 def needs(names: Iterable[str], what: str) -> bool:

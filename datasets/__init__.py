@@ -32,6 +32,17 @@ PUBLISHED = {
     "in-shop": {"training": (25882, 3997), "testing_query": (14218, 3985),
                 "testing_gallery": (12612, 3985)},
 }
+# Metrics that papers report on it, where they are not the usual ones.
+METRICS = {
+    "online_products": ("e_recall@1", "e_recall@10", "e_recall@100", "nmi", "f1", "mAP"),
+    "in-shop": ("e_recall@1", "e_recall@10", "e_recall@20", "e_recall@30", "e_recall@50", "nmi",
+                "f1", "mAP_c"),
+}
+# Weights with which DiVA's four heads were combined on it, where they are not the usual ones.
+HEAD_WEIGHTS = {
+    "cars196": ("0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5", "0.5-2-2-2"),
+    "online_products": ("1-1-1-1", "0.5-1-1-1", "1-0.5-0.5-0.5", "1.5-1-1-1"),
+}
 
 
 class Batch(NamedTuple):

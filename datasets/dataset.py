@@ -14,9 +14,10 @@ from PIL import Image
 from torch.utils import data
 from torchvision.transforms import v2
 
+from architectures import Inputs
 from datasets import Batch
 from datasets.images import decode
-from datasets.transforms import Normalisation, augment
+from datasets.transforms import augment
 
 QUARTER_TURNS = 4
 
@@ -44,11 +45,11 @@ class Dataset(data.Dataset):
     """
 
     def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
-                 transforms: Transforms, *, normalisation: Normalisation, seed: int,
+                 transforms: Transforms, *, inputs: Inputs, seed: int,
                  open_image: Callable[[str], Image.Image] = decode, device_cache=None):
         self.name, self.paths, self.labels = name, paths, labels
         self.class_names, self.transforms = class_names, transforms
-        self.normalisation, self.seed = normalisation, seed
+        self.inputs, self.seed = inputs, seed
         self.open_image, self.device_cache = open_image, device_cache
 
     @property

@@ -38,11 +38,10 @@ class Loader:
         self.seeded = SeededBatches(self.batches, dataset.seed)
         self.n_workers = min(opt.kernels, available_cores(), len(self))
         self.channels_last = opt.channels_last
-        normalisation = dataset.normalisation
-        self.bgr = normalisation.bgr
+        self.bgr = dataset.inputs.bgr
         step = -1 if self.bgr else 1
         mean, std = (torch.tensor(constants[::step], device=self.device).view(3, 1, 1)
-                     for constants in (normalisation.mean, normalisation.std))
+                     for constants in (dataset.inputs.mean, dataset.inputs.std))
         self.shift, self.scale = 255 * mean, 1 / (255 * std)
         self.cache = dataset.device_cache
         if self.cache is not None:

@@ -34,9 +34,7 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if opt.cache == "ram":
         paths = [path for split in read_splits(samples, opt) for path, _ in samples[split]]
         open_image = cache.in_memory(paths, available_cores()).open_image
-    backbone = architectures.parse(opt.arch).backbone
-    common = {"normalisation": transforms.Normalisation.of_backbone(backbone), "seed": opt.seed,
-              "open_image": open_image}
+    common = {"inputs": architectures.inputs(opt.arch), "seed": opt.seed, "open_image": open_image}
     evaluation = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
     splits = {}
     for split, classes in class_names(samples).items():

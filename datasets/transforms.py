@@ -1,12 +1,10 @@
-"""Augmentations, by torchvision.transforms.v2, and normalisation.
+"""Augmentations, by torchvision.transforms.v2.
 
 Each `..._transform` maps an RGB image of PIL to a tensor (3, crop, crop) uint8. torchvision draws
 every random number from the CPU's global generator, which `augment` seeds and restores.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -51,19 +49,3 @@ def augment(transform: v2.Transform, image: Image.Image, seed: int) -> torch.Ten
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return transform(image)
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """(pixel / 255 - mean) / std, mean and std of red, green, blue; then blue first where `bgr`."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    bgr: bool = False
-
-    @classmethod
-    def of_backbone(cls, backbone: str) -> Normalisation:
-        """BN-Inception's own constants, otherwise ImageNet's."""
-        if backbone == "bninception":
-            return cls((0.502, 0.4588, 0.4078), (0.0039, 0.0039, 0.0039), bgr=True)
-        return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

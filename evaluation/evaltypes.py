@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import datasets
 from utilities.errors import UserError
 
 MODES = ("Combined", "Sum")
@@ -23,8 +24,6 @@ PUBLISHED = {
     3: ("1.5-1-1", "1-1-1", "0.5-1-1"),
     4: ("0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5"),
 }
-CARS196 = (*PUBLISHED[4], "0.5-2-2-2")
-ONLINE_PRODUCTS = ("1-1-1-1", "0.5-1-1-1", "1-0.5-0.5-0.5", "1.5-1-1-1")
 
 
 class Evaltype(NamedTuple):
@@ -81,7 +80,7 @@ def _published(features: Sequence[str], dataset: str) -> list[str]:
         return list(features)
     weights = PUBLISHED.get(len(features), ("-".join("1" * len(features)),))
     if len(features) == 4:
-        weights = {"cars196": CARS196, "online_products": ONLINE_PRODUCTS}.get(dataset, weights)
+        weights = datasets.HEAD_WEIGHTS.get(dataset, weights)
     return [f"Combined_{'_'.join(features)}-{w}" for w in weights]
 
 

@@ -74,15 +74,16 @@ class Evaluator:
 
         splits = [split("Train", "evaluation") if opt.train_metrics else None,
                   split("Val", "validation"), split("Test", "testing")]
+        device_of_metrics = torch.device("cpu" if opt.evaluate_on_cpu else device)
         names = [*opt.evaluation_metrics, *opt.storage_metrics]
-        if (opt.evaluate_on_gpu and any(map(metrics.needs_clusters, names))
-                and not faiss_gpu.usable(device)):
+        if (device_of_metrics.type == "cuda" and any(map(metrics.needs_clusters, names))
+                and not faiss_gpu.usable(device_of_metrics)):
             print("faiss has no GPU here: k-means of the evaluation runs on the CPU.", flush=True)
         return cls([entry for entry in splits if entry], features=opt.diva_features,
                    normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
                    names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
                    cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                   device="cpu" if opt.evaluate_on_cpu else device)
+                   device=device_of_metrics)
 
     @property
     def criterion(self) -> str:

@@ -18,8 +18,6 @@ FITTING = [(loss, miner) for loss in criteria.LOSSES for miner in (
     if loss in criteria.TAKES else [None])]
 UNFITTING = [(loss, miner) for loss, takes in criteria.TAKES.items()
              for miner, kind in batchminer.TUPLES.items() if kind != takes]
-# Losses that learn from an embedding by itself: proxies pull whatever else is in the batch.
-WITH_PROXIES = {"softmax", "arcface", "softtriplet", "proxynca", "oproxy"}
 
 
 @pytest.fixture
@@ -112,7 +110,7 @@ def test_degenerate_batches(select, loss, argv, case):
         assert tensor.grad is not None and tensor.grad.isfinite().all()
     kinds = labels[:, None] == labels
     nothing_to_learn = kinds.all() or kinds.sum() == len(labels)
-    if nothing_to_learn and loss not in WITH_PROXIES:
+    if nothing_to_learn and loss not in criteria.WITH_PROXIES:
         assert value == 0 and not x.grad.any()
 
 

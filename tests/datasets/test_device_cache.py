@@ -29,7 +29,7 @@ def tree(tmp_path):
 
 
 def grey_levels(dataset, normalised):
-    return normalised * 255 * torch.tensor(dataset.normalisation.std).view(3, 1, 1)
+    return normalised * 255 * torch.tensor(dataset.inputs.std).view(3, 1, 1)
 
 
 def both(tree, split, **given):

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+import architectures
 from datasets.transforms import (
     GRAYSCALE,
-    Normalisation,
     augment,
     evaluation_transform,
     rotated_transform,
@@ -135,6 +135,7 @@ def test_a_fifth_of_the_coloured_augmentations_is_grey(name, share):
 
 
 def test_normalisation_follows_the_backbone():
-    assert Normalisation.of_backbone("resnet50").mean == (0.485, 0.456, 0.406)
-    inception = Normalisation.of_backbone("bninception")
+    assert architectures.inputs("resnet50_frozen").mean == (0.485, 0.456, 0.406)
+    inception = architectures.inputs("bninception_normalize")
     assert inception.bgr and inception.std == (0.0039, 0.0039, 0.0039)
+    assert (inception.crop, architectures.inputs("googlenet").crop) == (227, 227)

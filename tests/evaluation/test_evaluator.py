@@ -278,19 +278,20 @@ def test_the_options_say_whether_to_normalise_and_where_to_measure(monkeypatch, 
                     evaltypes=["discriminative"], plots="none", evaluation_metrics=["nmi"],
                     storage_metrics=["nmi"], cluster_every=1, evaluate_on_cpu=not on_gpu)
     evaluator = Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
-    assert (evaluator.normalize, evaluator.device) == (normalize, device)
+    assert (evaluator.normalize, str(evaluator.device)) == (normalize, device)
 
 
-@pytest.mark.parametrize(("n_gpus", "metric", "said"), [
-    (0, "nmi", True), (1, "nmi", False), (0, "e_recall@1", False)])
+@pytest.mark.parametrize(("n_gpus", "metric", "on_cpu", "said"), [
+    (0, "nmi", False, True), (0, "nmi", True, False), (1, "nmi", False, False),
+    (0, "e_recall@1", False, False)])
 def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(monkeypatch, capsys, n_gpus, metric,
-                                                               said):
+                                                               on_cpu, said):
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
     monkeypatch.setattr("faiss.get_num_gpus", lambda: n_gpus)
     opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1,
                     arch="resnet50", evaltypes=["discriminative"], plots="none",
                     evaluation_metrics=["e_recall@1"], storage_metrics=[metric], cluster_every=1,
-                    evaluate_on_gpu=True)
+                    evaluate_on_cpu=on_cpu)
     Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
     assert ("k-means of the evaluation runs on the CPU" in capsys.readouterr().out) == said
 
