@@ -19,6 +19,7 @@ from architectures.network import Network
 from criteria import dc
 from tests import runs, trees
 from tests.test_layers import ROOT
+from utilities import wandb_run
 
 PUBLISHED = (  # as SampleRuns/CUB200.sh has it
     "--dataset cub200 --diva_ssl fast_moco --diva_sharing random --loss margin --batch_mining"
@@ -82,6 +83,20 @@ def test_the_time_of_an_epoch_leaves_out_clustering_and_storage(tmp_path, monkey
                         "--data_sampler", "d2_coreset", "--data_idx_full_prec")
     assert next(clock) > 3000
     assert all(0 < row["time"] < 1000 for row in runs.rows(folder, "Train_time"))
+
+
+def test_the_config_on_wandb_tells_the_versions_and_keeps_no_key(tmp_path, monkeypatch):
+    configs, init = [], wandb_run.WandbRun.__init__
+
+    def watched(self, *arguments, config, **given):
+        configs.append(config)
+        init(self, *arguments, config=config, **given)
+
+    monkeypatch.setattr(wandb_run.WandbRun, "__init__", watched)
+    runs.train(tmp_path, "--log_online", "--wandb_mode", "offline", "--wandb_key", "k" * 40)
+    config, = configs
+    assert config["environment"]["torch"] == torch.__version__ and config["bs"] == 8
+    assert "k" * 40 not in json.dumps(config)
 
 
 def test_best_checkpoints_of_one_epoch_are_one_file_on_disk(tmp_path):
