@@ -25,10 +25,10 @@ import datasets
 from criteria import features
 from criteria.teaching import Teaching
 from datasets.loader import Loader, lost_workers_explained
-from evaluation.embedding import embed
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, environment, run_folder, setup
+from utilities.embedding import embed
 from utilities.errors import RunError, UserError
 from utilities.interrupt import Interrupted, Interrupts
 from utilities.logger import Logger

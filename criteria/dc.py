@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from criteria import features
 from utilities.clustering import k_means
+from utilities.embedding import embed
 from utilities.errors import refuse
 
 
@@ -85,28 +85,14 @@ class Feature(features.Feature):
         return cls(name, Criterion.from_opt(opt, **sizes), every=opt.diva_dc_update_f)
 
     def before_epoch(self, run: features.Run, epoch: int) -> None:
-        """Clusters the training set anew; the new classifier starts without a history."""
+        """Clusters the training images, as training augments them, anew; the optimiser forgets the
+        old classifier."""
         if epoch % self.every:
             return
-        self.criterion.update(self.embed(run, epoch))
+        trunks = embed(run.network, run.training_images, None, epoch=epoch)
+        self.criterion.update(trunks)
         for parameter in self.criterion.parameters():
             run.optimiser.state.pop(parameter, None)
-
-    @torch.inference_mode()
-    def embed(self, run: features.Run, epoch: int) -> Tensor:
-        """The trunk of every training image under training augmentation, (N, feature_dim)."""
-        training, n_images, filled = run.network.training, len(self.criterion.pseudo_labels), 0
-        run.network.eval()
-        for batch in tqdm(run.training_images.epoch(epoch), "Embedding for dc", leave=False,
-                          disable=None, unit="batch"):
-            _, trunk = run.network(batch.images)
-            if not filled:
-                trunks = trunk.new_empty(n_images, trunk.shape[1])
-            trunks[filled:filled + len(trunk)] = trunk
-            filled += len(trunk)
-        run.network.train(training)
-        assert filled == n_images, (filled, n_images)
-        return trunks
 
     def loss(self, step: features.Step) -> Tensor:
         return self.criterion(step.trunk, step.batch.indices)

@@ -16,8 +16,9 @@ import metrics
 from datasets import images
 from datasets.loader import Loader
 from evaluation import retrievals
-from evaluation.embedding import derive, embed
+from evaluation.embedding import derive
 from utilities import faiss_gpu
+from utilities.embedding import embed
 
 PICTURE = "sample_recoveries.png"
 N_QUERIES, N_NEIGHBOURS = 8, 6

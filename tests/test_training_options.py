@@ -15,11 +15,11 @@ import torch
 
 from datasampler import d2_coreset
 from datasets.loader import Loader
-from evaluation.embedding import embed
 from evaluation.evaluator import Evaluator
 from tests import runs, trees
 from tests.test_layers import ROOT
 from tests.test_training_contract import ALL, SMALLEST, named_parameters, train
+from utilities.embedding import embed
 
 # Losses that follow from the embeddings alone: no miner whose choice a rounding may change.
 STEADY = ("--loss", "multisimilarity", "--diva_features", "discriminative", "selfsimilarity",

@@ -36,6 +36,10 @@ class Loader:
 
     def __init__(self, *sizes):
         self.sizes, self.epochs, self.given = sizes, [], []
+        self.dataset = range(sum(sizes))
+
+    def __len__(self):
+        return len(self.sizes)
 
     def epoch(self, epoch):
         self.epochs.append(epoch)

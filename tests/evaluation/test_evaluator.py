@@ -2,7 +2,6 @@
 
 import math
 import re
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -257,41 +256,33 @@ def test_closing_ends_the_loaders(build):
     (("testing", "evaluation"), True, ["Train", "Test"]),
     (("testing", "evaluation", "validation"), False, ["Val", "Test"]),
     (("testing", "testing_query", "testing_gallery"), False, ["Test"])])
-def test_which_splits_are_evaluated(monkeypatch, keys, train_metrics, names):
+def test_which_splits_are_evaluated(make_opt, monkeypatch, keys, train_metrics, names):
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
-    opt = Namespace(train_metrics=train_metrics, diva_features=["discriminative"], n_epochs=1,
-                    arch="resnet50_frozen_normalize", evaltypes=["discriminative"], plots="none",
-                    evaluation_metrics=["nmi"], storage_metrics=["nmi"], cluster_every=1,
-                    evaluate_on_cpu=False)
+    opt = make_opt(*["--train_metrics"] * train_metrics)
     evaluator = Evaluator.from_opt(opt, {key: key for key in keys}, "cpu")
-    assert [split.name for split in evaluator.splits] == names and evaluator.normalize
+    assert [split.name for split in evaluator.splits] == names
     if "testing_query" in keys:
         assert evaluator.splits[0].loaders == ["testing_query", "testing_gallery"]
 
 
-@pytest.mark.parametrize(("arch", "on_gpu", "normalize", "device"), [
-    ("resnet50_normalize", True, True, "cuda"), ("resnet50_frozen", False, False, "cpu")])
-def test_the_options_say_whether_to_normalise_and_where_to_measure(monkeypatch, arch, on_gpu,
+@pytest.mark.parametrize(("argv", "normalize", "device"), [
+    (["--arch", "resnet50_normalize"], True, "cuda"),
+    (["--arch", "resnet50_frozen", "--evaluate_on_cpu"], False, "cpu")])
+def test_the_options_say_whether_to_normalise_and_where_to_measure(make_opt, monkeypatch, argv,
                                                                   normalize, device):
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
-    opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1, arch=arch,
-                    evaltypes=["discriminative"], plots="none", evaluation_metrics=["nmi"],
-                    storage_metrics=["nmi"], cluster_every=1, evaluate_on_cpu=not on_gpu)
-    evaluator = Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
+    evaluator = Evaluator.from_opt(make_opt(*argv), {"testing": "testing"}, "cuda")
     assert (evaluator.normalize, str(evaluator.device)) == (normalize, device)
 
 
-@pytest.mark.parametrize(("n_gpus", "metric", "on_cpu", "said"), [
-    (0, "nmi", False, True), (0, "nmi", True, False), (1, "nmi", False, False),
-    (0, "e_recall@1", False, False)])
-def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(monkeypatch, capsys, n_gpus, metric,
-                                                               on_cpu, said):
+@pytest.mark.parametrize(("n_gpus", "metric", "argv", "said"), [
+    (0, "nmi", [], True), (0, "nmi", ["--evaluate_on_cpu"], False), (1, "nmi", [], False),
+    (0, "e_recall@1", [], False)])
+def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(make_opt, monkeypatch, capsys,
+                                                               n_gpus, metric, argv, said):
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
     monkeypatch.setattr("faiss.get_num_gpus", lambda: n_gpus)
-    opt = Namespace(train_metrics=False, diva_features=["discriminative"], n_epochs=1,
-                    arch="resnet50", evaltypes=["discriminative"], plots="none",
-                    evaluation_metrics=["e_recall@1"], storage_metrics=[metric], cluster_every=1,
-                    evaluate_on_cpu=on_cpu)
+    opt = make_opt("--evaluation_metrics", "e_recall@1", "--storage_metrics", metric, *argv)
     Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
     assert ("k-means of the evaluation runs on the CPU" in capsys.readouterr().out) == said
 
