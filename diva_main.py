@@ -139,7 +139,7 @@ class Training:
             self.evaluator.finish(self.logger)
         finally:
             self.logger.close(exit_code=int(sys.exc_info()[0] is not None))
-            self.lock.close()
+            self.lock.release()
 
     def train_epoch(self, epoch: int) -> None:
         """One pass over the sampler's batches: the formula at the top of this file."""

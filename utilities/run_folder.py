@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from utilities.checkpoint import write_text
 from utilities.errors import refuse
@@ -41,27 +41,20 @@ def create(save_path: str | Path, dataset: str, savename: str) -> Path:
                "a folder that can be written")
 
 
-def lock(folder: str | Path) -> contextlib.ExitStack:
-    """Keeps other processes from training in `folder` until what is returned is closed, or this
-    process ends in whatever way; UserError where one does. Where locks cannot be had, nothing.
+def lock(folder: str | Path) -> FileLock:
+    """Keeps other processes from training in `folder` until the lock is released or this process
+    ends, by whatever cause; UserError where another one trains there. Does nothing on file systems
+    without locks.
     """
-    held = contextlib.ExitStack()
+    lock = FileLock(Path(folder) / ".lock", fallback_to_soft=False)
     try:
-        import fcntl  # not on Windows
-
-        handle = os.open(Path(folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except (ImportError, OSError):
-        return held  # a folder that cannot be written is told by the first write
-    held.callback(os.close, handle)
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # loaders' workers do not inherit it
-    except (BlockingIOError, PermissionError):
-        held.close()
+        lock.acquire(timeout=0)
+    except Timeout:
         refuse("--resume", f"another process is training in {str(folder)!r}",
                "the folder of a run that has ended")
-    except OSError:
-        pass  # a file system without locks
-    return held
+    except (OSError, NotImplementedError):
+        pass  # no locks, or a folder that cannot be written, which the first write reports
+    return lock
 
 
 def resume_command(folder: str | Path) -> str:
