@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utilities.errors import refuse
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,16 +19,12 @@ class BatchSampler:
 
     labels (N,) int64; storage: the images' embeddings, for samplers that look at them. An epoch's
     randomness is `np.random.default_rng([seed, epoch])`: `set_epoch` says which epoch comes next,
-    without it each iteration moves on by one. Subclasses define `draw`. UserError when there are
-    fewer images than a batch takes.
+    without it each iteration moves on by one. Subclasses define `draw`.
     """
 
     def __init__(self, labels: np.ndarray, *, batch_size: int, seed: int,
                  storage: Storage | None = None):
-        if len(labels) < batch_size:
-            refuse("--bs", f"{batch_size} given, but the training set has only {len(labels)} "
-                   "images",
-                   "at most that many")
+        assert len(labels) >= batch_size, (len(labels), batch_size)     # `datasets.select` checks
         self.labels, self.batch_size, self.seed = np.asarray(labels, np.int64), batch_size, seed
         self.storage, self.epoch = storage, 0
         # Images sorted by class: those of class c are members[starts[c]:starts[c] + counts[c]].

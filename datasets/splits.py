@@ -14,7 +14,7 @@ from datasets import cache, images, transforms
 from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from utilities.environment import available_cores
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
 
 Samples = list[tuple[str, str]]  # (path, class name)
 
@@ -28,8 +28,8 @@ def build(name: str, opt) -> dict[str, Dataset]:
     refuse_empty(samples, Path(opt.source_path) / name, opt.train_val_split)
     n_training = len(samples["training"])
     if n_training < opt.bs and not opt.evaluate_only:
-        raise UserError(f"--bs: {opt.bs} is more than the {n_training:,} training images of "
-                        f"--dataset {name}; accepted: at most {n_training}")
+        refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
+               f"{name}", f"at most {n_training}")
     open_image = images.decode
     if opt.cache == "ram":
         paths = [path for split in read_splits(samples, opt) for path, _ in samples[split]]

@@ -143,12 +143,6 @@ def test_global_random_states_are_left_alone(name):
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_training_set_smaller_than_a_batch_is_refused(name):
-    with pytest.raises(UserError, match=r"^--bs: 12 given, .* set has only 11 images; accepted: "):
-        make(name, [0] * 11)
-
-
 @pytest.mark.parametrize("name", sorted(STORAGE))
 def test_a_storage_must_be_filled_first(name):
     sampler = datasampler.select(name, options(), types.SimpleNamespace(labels=BALANCED))
