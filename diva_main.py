@@ -24,7 +24,7 @@ import datasampler
 import datasets
 from criteria import features
 from criteria.teaching import Teaching
-from datasets.loader import Loader, lost_workers_explained
+from datasets.loader import Loader, explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, environment, run_folder, setup
@@ -39,7 +39,7 @@ from utilities.monitor import Monitor, gradient_statistics
 def main(opt) -> int:
     """Does what the options say; returns the exit status."""
     try:
-        with Interrupts() as interrupts, lost_workers_explained(), setup.lack_of_memory_named():
+        with Interrupts() as interrupts, explain_lost_workers(), setup.explain_out_of_memory():
             if opt.check_data:
                 return 0 if datasets.check_data(opt.dataset, opt) else 1
             if opt.evaluate_only:
@@ -91,7 +91,7 @@ class Training:
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
         self.lock = run_folder.lock(self.folder)
         last = run_folder.last(self.folder)
-        self.last_state = checkpoint.Kept(self.folder / run_folder.LAST, opt.save_every)
+        self.last_state = checkpoint.LastEpoch(self.folder / run_folder.LAST, opt.save_every)
         versions = environment.describe()
         self.logger = Logger.from_opt(opt, self.folder, options | {"environment": versions})
         print(f"Run folder: {self.folder}\nObjective: {features.formula(self.objective)}\n"

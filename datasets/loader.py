@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from datasets import Batch
 from datasets.dataset import Dataset, collate, item_seeds
 from datasets.workers import (
-    leave_signals_to_the_parent,
-    signals_held_back,
-    user_errors_in_one_line,
+    block_signals,
+    ignore_signals,
+    unwrap_user_errors,
 )
 from utilities import interrupt
 from utilities.environment import available_cores
@@ -58,7 +58,7 @@ class Loader:
         fork = self.n_workers and sys.platform == "linux"
         return DataLoader(
             items, batch_sampler=self.seeded, collate_fn=collate, num_workers=self.n_workers,
-            persistent_workers=self.n_workers > 0, worker_init_fn=leave_signals_to_the_parent,
+            persistent_workers=self.n_workers > 0, worker_init_fn=ignore_signals,
             pin_memory=self.device.type == "cuda", multiprocessing_context="fork" if fork else None,
             generator=torch.Generator())    # so that it draws nothing from the global one
 
@@ -68,7 +68,7 @@ class Loader:
         if self.source is None:
             self.source = self.open()
         self.seeded.epoch = epoch
-        with signals_held_back():
+        with block_signals():
             self.started = epoch, iter(self.source)     # starts the workers, the first time
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
@@ -76,7 +76,7 @@ class Loader:
         if self.started is None or self.started[0] != epoch:
             self.start(epoch)
         (_, batches), self.started = self.started, None
-        with user_errors_in_one_line():
+        with unwrap_user_errors():
             for batch in batches:
                 interrupt.check()
                 yield self.to_device(batch)
@@ -143,7 +143,7 @@ class SeededBatches:
 
 
 @contextlib.contextmanager
-def lost_workers_explained() -> Iterator[None]:
+def explain_lost_workers() -> Iterator[None]:
     """RunError in one line, instead of torch's error, when a worker has ended too early. It may
     come up anywhere in the program, since torch raises it in a signal handler."""
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from utilities.errors import UserError
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Ctrl-C and SIGTERM reach the whole process group, but only the parent acts on them.
 
     The parent may stop while a thread of the worker is handing over a batch. The error that this
@@ -24,7 +24,7 @@ def leave_signals_to_the_parent(worker: int) -> None:
 
 
 @contextlib.contextmanager
-def signals_held_back() -> Iterator[None]:
+def block_signals() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the workers have started: at first they have the parent's
     handlers."""
     if not hasattr(signal, "pthread_sigmask"):
@@ -51,7 +51,7 @@ def end_workers() -> None:
 
 
 @contextlib.contextmanager
-def user_errors_in_one_line() -> Iterator[None]:
+def unwrap_user_errors() -> Iterator[None]:
     """A UserError from a worker with its message alone: torch puts the worker's traceback before
     it, so that it is the last line."""
     try:

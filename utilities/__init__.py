@@ -1,1 +1,1 @@
-"""What two rooms or more share."""
+"""What several folders share."""

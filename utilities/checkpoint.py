@@ -1,9 +1,8 @@
-"""Files that are whole or absent, and states that load without running code.
+"""Checkpoints: written atomically, read without running code.
 
-A file is written beside its target, flushed to the disk and renamed over it, so whatever happens
-at whatever moment, the target is the last whole version. Checkpoints hold tensors and plain Python
-types only and are always read with `weights_only=True`: a file that somebody passed on cannot run
-code.
+A file is written beside its target, flushed to the disk and renamed over it, so the target is a
+whole version at any moment. Checkpoints hold tensors and plain Python types only and are always
+read with `weights_only=True`, so that a file from somebody else cannot run code.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ import torch
 
 from utilities.errors import RunError, UserError, refuse
 
-# One name for all files of a folder: what a kill left behind is overwritten by the next write.
+# One name per folder, so that the next write overwrites what a killed process left behind.
 TEMPORARY = ".writing.tmp"
 
 
 def save(path: str | Path, state: Any) -> None:
     """Writes `state` (tensors, plain types and containers of them) to `path`, atomically.
 
-    RunError when the disk or the folder does not allow it; an older file at `path` stays as it was.
+    RunError when the disk or the folder does not allow it; an older file at `path` is kept.
     """
 
     def write(file: BinaryIO) -> None:
@@ -43,8 +42,8 @@ def save(path: str | Path, state: Any) -> None:
 
 
 def save_same(paths: Sequence[Path], state: Any) -> None:
-    """Writes `state` once and gives that file all the names `paths` (hard links), which take no
-    further space; where the file system has no links, a file for each. RunError as in `save`."""
+    """Writes `state` once, with a hard link for each of `paths`; a file for each where the file
+    system has no links. RunError as in `save`."""
     if not paths:
         return
     save(paths[0], state)
@@ -58,9 +57,9 @@ def save_same(paths: Sequence[Path], state: Any) -> None:
             save(path, state)
 
 
-class Kept:
-    """The state of the last whole epoch for the file `path`: written every `every` epochs and, by
-    `flush`, whenever the run ends; held in memory in between. Only SIGKILL loses what is held."""
+class LastEpoch:
+    """The state after the last whole epoch: written to `path` every `every` epochs, held in memory
+    in between and written by `flush` when the run ends. Only SIGKILL loses what is held."""
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
@@ -85,7 +84,7 @@ class Kept:
 
 def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
     """Writes `text` as UTF-8 to `path`, atomically; RunError as in `save`. sync=False leaves it to
-    the system when the text reaches the disk: for what a later epoch writes again."""
+    the system when the text reaches the disk, for files that a later epoch rewrites."""
     replace(Path(path), lambda file: file.write(text.encode()), sync=sync)
 
 
@@ -110,7 +109,7 @@ def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoi
 
 def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: str) -> None:
     """Hands the state in `path` to `load_state_dict`; UserError, naming `flag`, as in `load` and
-    when the state is another run's."""
+    when the state does not fit the run."""
     state = load(path, flag=flag)
     try:
         load_state_dict(state)
@@ -122,42 +121,32 @@ def restore(path: str | Path, load_state_dict: Callable[[Any], Any], *, flag: st
 
 
 class RandomState:
-    """The generators as a part of what is saved."""
+    """The random generators of Python, NumPy, torch and, once CUDA is in use, the current GPU."""
 
     @staticmethod
     def state_dict() -> dict[str, Any]:
-        return random_state()
+        version, words, next_gauss = random.getstate()
+        kind, keys, position, has_gauss, cached = np.random.get_state()
+        keys = torch.from_numpy(keys.astype(np.int64))
+        cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
+        return {"python": [version, list(words), next_gauss],
+                "numpy": [kind, keys, position, has_gauss, cached],
+                "torch": torch.get_rng_state(), "cuda": cuda}
 
     @staticmethod
     def load_state_dict(state: dict[str, Any]) -> None:
-        set_random_state(state)
-
-
-def random_state() -> dict[str, Any]:
-    """Where the generators of Python, NumPy, torch and, once CUDA is in use, of the run's own GPU
-    stand; tensors and plain types."""
-    version, words, next_gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []
-    return {"python": [version, list(words), next_gauss],
-            "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-            "torch": torch.get_rng_state(), "cuda": cuda}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts every generator where `random_state` found it; that of a GPU only where one is used
-    again, the current device then."""
-    version, words, next_gauss = state["python"]
-    random.setstate((version, tuple(words), next_gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_initialized() and state["cuda"]:
-        torch.cuda.set_rng_state(state["cuda"][0].cpu())
+        """Restores every generator; that of a GPU only where CUDA is in use again."""
+        version, words, next_gauss = state["python"]
+        random.setstate((version, tuple(words), next_gauss))
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"].cpu())
+        if torch.cuda.is_initialized() and state["cuda"]:
+            torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) -> None:
-    """Calls `write` with a file that takes the place of `path` when all has gone well."""
+    """Calls `write` with a temporary file, which then replaces `path` if all went well."""
     temporary = path.with_name(TEMPORARY)
     try:
         try:
@@ -179,8 +168,8 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts a rename on the disk, on systems that let a folder be synchronised; without it, a power
-    cut could only bring back the old file, which is whole."""
+    """Flushes a rename to the disk, on systems that let a folder be synchronised. Without it, a
+    power cut could only bring back the old file, which is whole."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -19,7 +19,7 @@ def available_cores() -> int:
 
 
 def describe() -> dict[str, str]:
-    """{name: value} of what a run's numbers may depend on beside its options: the versions of the
+    """{name: value} of what a run's numbers may depend on besides its options: the versions of the
     libraries, the GPU in use, and the git commit of this code."""
     import torch
 

@@ -1,4 +1,4 @@
-"""The exceptions that are told to the user in one line."""
+"""The exceptions that the user sees as one line."""
 
 from typing import NoReturn
 

@@ -1,4 +1,5 @@
-"""faiss on a GPU: whether it can compute on one, its scratch memory, and the lack of memory."""
+"""faiss on a GPU: whether it can use one, its scratch memory, and the error when memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +23,15 @@ def usable(device: torch.device | str) -> bool:
 
 @functools.cache
 def resources(index: int) -> faiss.StandardGpuResources:
-    """What faiss keeps on the GPU `index`, with its scratch memory: one object for each GPU."""
-    kept = faiss.StandardGpuResources()
-    kept.setTempMemory(SCRATCH_BYTES)
-    return kept
+    """faiss's resources on the GPU `index`, with its scratch memory: one object for each GPU."""
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(SCRATCH_BYTES)
+    return resources
 
 
 @contextlib.contextmanager
 def memory() -> Iterator[None]:
-    """Leaves faiss the memory that torch holds but does not use; RunError where that is too little.
-    """
+    """Frees the memory that torch holds but does not use; RunError where faiss needs more."""
     torch.cuda.empty_cache()
     try:
         yield

@@ -50,14 +50,14 @@ def log_sphere_density(d: Tensor, dim: int) -> Tensor:
 
     q is the density of the distance of two points drawn uniformly from the unit sphere in D = `dim`
     dimensions (Wu et al. 2017, arXiv 1706.07567, eq. 5). Both logarithms' arguments are at least
-    1e-8, so values and gradients are finite for every d >= 0, also at 0 and at or beyond 2 (where
-    the original gives NaN). No fp32 number strictly between reaches that floor at the upper end.
+    1e-8, so values and gradients are finite for every d >= 0, also at 0 and from 2 on (where the
+    original gives NaN). For every fp32 d^2 below 4, 1 - d^2/4 lies above that bound.
     """
     return log_sphere_density_of_squared(d.square(), dim)
 
 
 def log_sphere_density_of_squared(d2: Tensor, dim: int) -> Tensor:
-    """log q(d), as `log_sphere_density`, from d2 = d^2: spares a root and its square."""
+    """log q(d), as `log_sphere_density`, from d2 = d^2: saves a square root."""
     near = d2.clamp(min=1e-16).log()
     far = torch.rsub(d2, 1, alpha=0.25).clamp_(min=1e-8).log()
     return torch.add((dim - 2) / 2 * near, far, alpha=(dim - 3) / 2)

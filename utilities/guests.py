@@ -84,7 +84,7 @@ def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
 
 
 def parameters(cls: type) -> list[str]:
-    """Names that the constructor takes, also those that it hands on to its base classes."""
+    """Names of the constructor's arguments, including those that it passes on to base classes."""
     names = []
     for base in cls.__mro__:
         if "__init__" not in vars(base):

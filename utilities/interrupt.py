@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM end a run between two consistent states.
 
-An exception that a signal raises just anywhere is not safe: libraries swallow it in destructors or
-make errors of their own of it. So a signal is noted, and raised by the next `check`, which loaders
-make at each batch. Where none comes in PATIENCE seconds (a long clustering), and for a second
-signal, it is raised wherever the program is.
+An exception that a signal handler raises at an arbitrary point is not safe: libraries swallow it in
+destructors or turn it into other errors. So a signal is only noted, and the next `check`, which
+loaders call at each batch, raises it. Without a check within PATIENCE seconds (a long clustering),
+or at a second signal, it is raised wherever the program is.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """What a run reports per epoch: CSV files, plots, and one point on Weights & Biases.
 
-    log(split, group, {segment: value})   as often as wanted, for the epoch that runs
+    log(split, group, {segment: value})   as often as wanted, for the current epoch
     end_epoch(epoch)                      writes what was logged
 
 Groups become `CSV_Logs/Data_<split>_<group>.csv`, `Progression_Plots/Graph_<split>_<group>.svg` and
-W&B keys `<split>: <group>: <segment>`, shortened to `<split>: <group>` where the segment is called
-like its group. Values are numbers; an array goes to W&B as a histogram and nowhere else.
+W&B keys `<split>: <group>: <segment>`, shortened to `<split>: <group>` where both names are equal.
+Values are numbers; an array goes only to W&B, as a histogram.
 
-All rows stay in memory and in `state_dict`, so a resumed run writes its CSV files anew as they were
-at the checkpoint: rows that came after it, a line that was cut, a missing file leave no trace.
+All rows stay in memory and in `state_dict`, and a resumed run rewrites its CSV files as they were
+at the checkpoint: later rows, torn lines and missing files leave no trace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from utilities.wandb_run import NoRun, WandbRun
 
 @dataclass
 class Series:
-    """The rows of one group, and the end of its files' names."""
+    """The rows of one group, and the part of its file names that identifies it."""
 
     stem: str
     segments: list[str]
@@ -57,8 +57,8 @@ class Logger:
         return cls(folder, plots=opt.plots, online=online)
 
     def start(self) -> None:
-        """Connects to W&B, under the earlier run's id if `load_state_dict` knew one; the first
-        `end_epoch` does it otherwise."""
+        """Connects to W&B, under the id that `load_state_dict` restored, if any; otherwise the
+        first `end_epoch` connects."""
         self.online.start()
 
     def log(self, split: str, group: str, values: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Logger:
         self.online.log(point, epoch)
 
     def close(self, exit_code: int = 0) -> None:
-        """Draws the plots if they are due now, and ends the W&B run."""
+        """Draws the plots that are due at the end, and ends the W&B run."""
         try:
             if self.plots == "end":
                 self._draw(list(self.series))
@@ -106,7 +106,7 @@ class Logger:
         return {"series": series, "wandb_id": self.online.id}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`: every CSV file ends with the row of that state's last epoch."""
+        """Continues from `state`: every CSV file ends with the last row of that state."""
         self.series = {}
         for entry in state["series"]:
             series = self._series(entry["split"], entry["group"], entry["segments"])

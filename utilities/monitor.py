@@ -1,4 +1,4 @@
-"""Scalars of the training steps: kept on the device, read rarely, watched for what is not finite.
+"""Scalars of the training steps: kept on the device, read rarely, checked for NaN and infinity.
 
 Reading a device scalar waits for the device, so a step only adds to sums there, and notes the first
 step at which a value was not finite. `read` fetches all of it in one copy.
@@ -23,16 +23,16 @@ from utilities.run_folder import last
 
 
 class NotFinite(Exception):
-    """`term` was not finite, first at `step` of the epoch (from 0; None: before it), whose batch
-    were the dataset's images number `batch`."""
+    """`term` was not finite, first at `step` of the epoch (counted from 0; None: before the first).
+    batch: the dataset indices of that step's images."""
 
     def __init__(self, term: str, step: int | None, batch: Sequence[int]):
         super().__init__(f"{term} is not finite at step {step}")
         self.term, self.step, self.batch = term, step, batch
 
     def report(self, folder: Path, epoch: int, paths: Sequence[str]) -> RunError:
-        """Writes `not_finite.json`, with the files of the batch by the dataset's `paths`, into
-        `folder`; returns the error to end the run with."""
+        """Writes `not_finite.json`, which lists the batch's files, into `folder`; returns the error
+        to end the run with. paths: those of the dataset."""
         if self.step is None:
             return RunError(f"{self.term} is not finite before the first step of epoch {epoch}")
         path = folder / "not_finite.json"
@@ -46,8 +46,8 @@ class NotFinite(Exception):
 class Monitor:
     """Means over an epoch of named device scalars.
 
-    n_recent: the most steps between two reads; means: what `progress` shows until the first one,
-    those of the epoch before.
+    n_recent: the most steps between two reads; means: those of the epoch before, which `progress`
+    shows until the first read.
     """
 
     def __init__(self, n_recent: int = 1, means: dict[str, float] | None = None):
@@ -57,11 +57,11 @@ class Monitor:
         self.batches: deque[Tensor] = deque(maxlen=n_recent)
 
     def add(self, terms: dict[str, Tensor], gradients: dict[str, Tensor], batch: Tensor,
-            excused: Tensor | None = None) -> None:
+            may_overflow: Tensor | None = None) -> None:
         """One step's scalars; their names and order stay the same within an epoch.
 
-        batch: dataset indices (B,) of its images. excused: a device bool, whether the step's
-        gradients may be infinite; they then count as 0.
+        batch: dataset indices (B,) of its images. may_overflow: a bool on the device, whether the
+        step's gradients may be infinite; they then count as 0.
         """
         values = {**terms, **gradients}
         row = torch.stack([value.detach().float().reshape(()) for value in values.values()])
@@ -70,15 +70,15 @@ class Monitor:
             self.first_bad = torch.full_like(row, -1.0)
         finite = row.isfinite()
         newly_bad = ~finite & (self.first_bad < 0)
-        if excused is not None:
-            newly_bad[len(terms):] &= ~excused
+        if may_overflow is not None:
+            newly_bad[len(terms):] &= ~may_overflow
         self.first_bad.masked_fill_(newly_bad, self.n_steps)
         self.sums += row.where(finite, 0.0)
         self.batches.append(batch)
         self.n_steps += 1
 
     def read(self) -> dict[str, float]:
-        """The means so far; NotFinite for the first step at which a value was bad."""
+        """The means so far; NotFinite for the first step at which a value was not finite."""
         if not self.n_steps:
             return {}
         sums, first_bad = torch.stack([self.sums, self.first_bad]).tolist()
@@ -95,13 +95,13 @@ class Monitor:
         return time.perf_counter() - self.begun
 
     def progress(self, batch_size: int) -> dict[str, str]:
-        """What a progress bar shows: the loss as read last, and the speed; without a read."""
+        """What a progress bar shows: the loss of the last read and the speed. Reads nothing."""
         loss = {"loss": f"{self.means['loss']:.3f}"} if self.means else {}
         return loss | {"images/s": f"{self.n_steps * batch_size / self.seconds():.0f}"}
 
     def check(self, *modules: nn.Module) -> None:
-        """NotFinite, at the last step, for the first parameter or buffer that is not finite
-        (waits)."""
+        """NotFinite, at the last step, for the first parameter or buffer that is not finite. Waits
+        for the device."""
         for module in modules:
             named = {name: tensor for name, tensor in module.state_dict().items()
                      if isinstance(tensor, Tensor) and tensor.is_floating_point()
@@ -127,8 +127,8 @@ class Monitor:
 
 def gradient_statistics(backbone: Sequence[nn.Parameter], heads: Sequence[nn.Parameter] = (),
                         *criteria: Sequence[nn.Parameter]) -> dict[str, Tensor]:
-    """Of the network's gradient the root of the mean square over all entries and the largest
-    absolute entry; of that of the criteria's own parameters the latter."""
+    """The root mean square and the largest absolute entry of the network's gradient, and the
+    largest absolute entry of the criteria's."""
     gradients, others = ([p.grad for p in parameters if p.grad is not None] for parameters in
                          ([*backbone, *heads], itertools.chain(*criteria)))
     zero = torch.zeros(1, device=backbone[0].device)
@@ -141,8 +141,8 @@ def gradient_statistics(backbone: Sequence[nn.Parameter], heads: Sequence[nn.Par
 
 
 def largest_entries(tensors: Sequence[Tensor]) -> Tensor:
-    """The largest absolute entry of each of one or more tensors that are not empty, NaN where it
-    has one. (On a CPU torch's own infinity norm costs twenty times as much.)"""
+    """The largest absolute entry of each tensor, NaN if it contains one. At least one tensor, none
+    of them empty. (On a CPU torch's infinity norm takes twenty times as long.)"""
     if tensors[0].is_cuda:
         return torch.stack(torch._foreach_norm(tensors, math.inf))
     return torch.stack([torch.stack(tensor.aminmax()) for tensor in tensors]).abs().amax(1)

@@ -42,7 +42,7 @@ class Range(NamedTuple):
         return value == self.off or (math.isfinite(value) and inside and value <= self.high)
 
     def __str__(self) -> str:
-        """Goes behind "a number"."""
+        """Follows "a number" in messages."""
         words = ""
         if math.isfinite(self.low):
             words = f" above {self.low}" if self.above else f" from {self.low}"
@@ -183,8 +183,8 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
 
 
 def unabbreviated(word: str, flags: Mapping[str, Flag]) -> str:
-    """A word of the command line, with the flag's whole name where it begins with an unambiguous
-    prefix of one; UserError for a prefix of several flags."""
+    """`word` of the command line, with an unambiguous prefix of a flag completed; UserError for a
+    prefix of several flags."""
     name, equals, value = word.partition("=")
     names = [*(flag.name for flag in flags.values()), "--help"]
     if not name.startswith("--") or name == "--" or name in names:
@@ -243,5 +243,5 @@ def plain(value: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a message has it."""
+    """A value as messages show it."""
     return repr(value) if isinstance(value, str) else plain(value) or "none"

@@ -1,5 +1,4 @@
-"""The folder of a run: `<save_path>/<dataset>/<savename>`, what it is called and what describes it.
-"""
+"""The folder of a run, `<save_path>/<dataset>/<savename>`, and the files that describe the run."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from utilities.errors import refuse
 from utilities.options import OPTIONS_FILE
 
 LAST = "checkpoint_last.pth.tar"
-MAX_BYTES = 200  # of a name that a run chooses; file systems end at 255, suffixes included
+MAX_BYTES = 200  # of a file name; file systems allow 255, suffixes included
 
 
 def create(save_path: str | Path, dataset: str, savename: str) -> Path:
-    """Makes and returns `<save_path>/<dataset>/<savename>`, or `_1`, `_2`, ... behind it where
-    that exists. Two runs that start at once get two folders. UserError where it cannot be made.
+    """Makes and returns `<save_path>/<dataset>/<savename>`, with a number appended where that
+    exists. Two runs that start at once get two folders. UserError where it cannot be made.
     """
     parent = Path(save_path) / file_name(dataset)
     name = file_name(savename)
@@ -58,7 +57,7 @@ def lock(folder: str | Path) -> FileLock:
 
 
 def resume_command(folder: str | Path) -> str:
-    """What goes on with the run in `folder`, as a shell reads it."""
+    """The shell command that resumes the run in `folder`."""
     return f"python diva_main.py --resume {shlex.quote(str(folder))}"
 
 
@@ -69,8 +68,8 @@ def last(folder: str | Path) -> Path | None:
 
 
 def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
-    """Writes `options` (plain types, no secret) as `options.json`, to be resumed from, and with
-    the `environment` of the run as `Parameter_Info.txt`, to be read."""
+    """Writes `options` (plain types, no secret) as `options.json`, for `--resume`, and, with the
+    run's `environment`, as `Parameter_Info.txt`, for people."""
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
     lines += ["", *(f"{name}: {value}" for name, value in environment.items())]
     write_text(Path(folder) / "Parameter_Info.txt", "\n".join(lines) + "\n")
@@ -89,8 +88,8 @@ def summarise(folder: str | Path, minutes: float, table: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """`text` where it can name a file anywhere; else with the characters that cannot replaced, cut
-    to MAX_BYTES, and a digest of `text` behind it, so that different texts keep different names.
+    """`text` if it is a valid file name everywhere. Otherwise forbidden characters are replaced,
+    the name is cut to MAX_BYTES, and a digest keeps the names of different texts different.
     """
     name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
     name = name.rstrip(". ") if name.strip(". ") else "_"

@@ -39,8 +39,8 @@ def device(opt) -> torch.device:
 
 
 @contextlib.contextmanager
-def lack_of_memory_named() -> Iterator[None]:
-    """RunError instead of torch's when a GPU's memory is used up."""
+def explain_out_of_memory() -> Iterator[None]:
+    """RunError in place of torch's error when a GPU's memory is used up."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -60,18 +60,18 @@ def seed(opt) -> None:
 
 
 def optimiser(opt, network: nn.Module, objective: nn.ModuleList) -> torch.optim.Optimizer:
-    """Adam or SGD over the trunk, the heads and every criterion's own parameters."""
+    """Adam or SGD over the trunk, the heads and the parameters of every criterion."""
     groups = network.parameter_groups(lr=opt.lr, fc_lr=opt.fc_lr, decay=opt.decay)
     groups += [group for feature in objective for group in feature.parameter_groups()]
     if opt.optim == "sgd":
-        # When the scaler skips the first step, fused SGD keeps a momentum that nobody wrote.
+        # When the scaler skips the first step, fused SGD keeps an uninitialised momentum.
         fused = opt.precision != "fp16"
         return torch.optim.SGD(groups, lr=opt.lr, momentum=0.9, fused=fused, foreach=not fused)
     return torch.optim.Adam(groups, lr=opt.lr, fused=True)
 
 
 def scheduler(opt, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-    """The learning rates' course over the epochs."""
+    """The schedule of the learning rates over the epochs."""
     if opt.scheduler == "exp":
         return lr_scheduler.ExponentialLR(optimiser, opt.gamma)
     milestones = opt.tau if opt.scheduler == "step" else []
@@ -79,7 +79,7 @@ def scheduler(opt, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler
 
 
 def compile_parts(device: torch.device, *parts: nn.Module) -> None:
-    """`--compile`: lets torch compile what each part is called for; UserError where it cannot."""
+    """`--compile`: compiles the forward pass of each part; UserError where torch cannot compile."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:

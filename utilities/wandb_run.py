@@ -1,8 +1,8 @@
 """A run on Weights & Biases that never stops or delays a training.
 
 Where W&B cannot be reached, refuses the key or gets lost later, the run goes on offline, says so
-once, and keeps what is logged for `wandb sync`. The key is handed to the client in memory: it gets
-into no file, no environment, no child's arguments and no config.
+once, and keeps what is logged for `wandb sync`. The key is handed to the client in memory: it is in
+no file, environment, child's arguments or config.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 INIT_SECONDS = 8  # to connect; the client takes up to 5 more to start and give up
 FINISH_SECONDS = 60  # to upload what is left at the end
 MAX_BINS = 512  # of a histogram on W&B
-# The client's: its messages beside ours would tell the same thing twice, and its reports of errors
-# hold up the end of a run for 10 s where there is no network.
+# Of the client: its messages would repeat ours, and its error reports delay the end of a run by
+# 10 s where there is no network.
 SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
 
 
@@ -38,13 +38,13 @@ class NoRun:
 
 
 class WandbRun:
-    """mode: online or offline; the client's own settings (WANDB_MODE) may only restrict it.
-    key: None leaves it to the client to find one in the environment or its own login."""
+    """mode: online or offline; the client's settings (WANDB_MODE) may only restrict it.
+    key: with None the client looks in the environment and in its login."""
 
     def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
                  entity: str | None, key: str | None, mode: str, config: dict[str, Any]):
         self.folder, self.mode, self.config = Path(folder), mode, config
-        self.place = {"project": project, "group": group, "name": name, "entity": entity}
+        self.destination = {"project": project, "group": group, "name": name, "entity": entity}
         self.key = key
         self.id: str | None = None
         self.run = None
@@ -88,25 +88,26 @@ class WandbRun:
                   "login_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS,
                   "finish_timeout_raises": True}
         settings = wandb.Settings(**{name: value for name, value in wanted.items() if value})
-        return wandb.init(**self.place, id=self.id, resume="allow", mode=mode, config=self.config,
-                          allow_val_change=True, dir=str(self.folder), settings=settings)
+        return wandb.init(**self.destination, id=self.id, resume="allow", mode=mode,
+                          config=self.config, allow_val_change=True, dir=str(self.folder),
+                          settings=settings)
 
     def _go_offline(self, reason: str) -> None:
-        """Goes on in an offline run of the same id, so that `wandb sync` unites them."""
+        """Continues in an offline run of the same id, so that `wandb sync` unites them."""
         try:
             import wandb
 
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
             self.run = self._init("offline")
-            kept = f"upload what is logged from here on with `wandb sync {self._place_on_disk}`"
+            kept = f"upload what is logged from here on with `wandb sync {self._offline_folder}`"
         except Exception as error:
             self.run, kept = NoRun(), f"nothing is logged there from here on ({_first_line(error)})"
         self._tell(f"{reason}; training goes on, {kept}")
 
     @property
-    def _place_on_disk(self) -> str:
-        """As a shell reads it."""
+    def _offline_folder(self) -> str:
+        """Quoted for the shell."""
         return shlex.quote(str(Path(self.run.dir).parent))
 
     def log(self, values: dict[str, Any], step: int) -> None:
@@ -141,7 +142,7 @@ class WandbRun:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
             self._tell(f"lost at the end ({_first_line(error)}); upload what is missing with "
-                       f"`wandb sync {self._place_on_disk}`")
+                       f"`wandb sync {self._offline_folder}`")
         self.run = None
 
     def _tell(self, what: str) -> None:

@@ -16,7 +16,7 @@ import torch
 import datasets
 from datasets import cache
 from datasets.images import decode
-from datasets.loader import Loader, lost_workers_explained
+from datasets.loader import Loader, explain_lost_workers
 from tests import trees
 from utilities.errors import RunError, UserError
 
@@ -232,7 +232,7 @@ def test_a_loader_works_inside_autocast_and_inference_mode(load):
 SCRIPT = """
 import multiprocessing, signal, sys, time
 import datasets
-from datasets.loader import Loader, lost_workers_explained
+from datasets.loader import Loader, explain_lost_workers
 from tests import trees
 class Stopped(Exception):
     pass
@@ -270,7 +270,7 @@ def test_a_signal_to_the_whole_group_ends_quietly_and_at_once(tmp_path, number):
 LEFT_OPEN = """
 import multiprocessing, sys
 import datasets
-from datasets.loader import Loader, lost_workers_explained
+from datasets.loader import Loader, explain_lost_workers
 from tests import trees
 opt = trees.options(sys.argv[1], kernels=2, bs=1)
 loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
@@ -303,7 +303,7 @@ def test_an_error_that_nobody_catches_ends_the_program_and_its_workers(tmp_path)
      "device (28)\n", "/dev/shm"),
     ("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ", "Segmentation fault")])
 def test_a_lost_worker_is_told_in_one_line_with_what_helps(message, told):
-    with pytest.raises(RunError) as error, lost_workers_explained():
+    with pytest.raises(RunError) as error, explain_lost_workers():
         raise RuntimeError(message)
     text = str(error.value)
     assert text.startswith("a process that loads images has ended: ") and "\n" not in text
@@ -317,7 +317,7 @@ def test_a_lost_worker_is_told_in_one_line_with_what_helps(message, told):
     "CUDA error: out of memory", "Caught RuntimeError in DataLoader worker process 0.\nOriginal "
     "Traceback (most recent call last):\n  ...\nRuntimeError: a mistake in the program"])
 def test_other_errors_are_left_as_they_are(message):
-    with pytest.raises(RuntimeError, match=message[-10:]) as error, lost_workers_explained():
+    with pytest.raises(RuntimeError, match=message[-10:]) as error, explain_lost_workers():
         raise RuntimeError(message)
     assert not isinstance(error.value, RunError)
 
@@ -325,13 +325,13 @@ def test_other_errors_are_left_as_they_are(message):
 NO_ROOM = """
 import sys
 import datasets
-from datasets.loader import Loader, lost_workers_explained
+from datasets.loader import Loader, explain_lost_workers
 from tests import trees
 from utilities.errors import RunError
 opt = trees.options(sys.argv[1], kernels=1, bs=8, crop_size=256, resize=256)
 loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
 try:
-    with lost_workers_explained():
+    with explain_lost_workers():
         list(loader.epoch(0))
 except RunError as error:
     print(error)

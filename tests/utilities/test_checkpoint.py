@@ -127,7 +127,7 @@ def test_where_there_are_no_links_equal_checkpoints_are_a_file_each(tmp_path, mo
 
 
 def test_what_is_held_between_writes_is_the_state_of_that_moment(tmp_path):
-    kept, tensor = checkpoint.Kept(tmp_path / "last", 3), torch.zeros(2)
+    kept, tensor = checkpoint.LastEpoch(tmp_path / "last", 3), torch.zeros(2)
     for epochs in (1, 2):
         tensor.fill_(epochs)
         kept.save({"tensor": tensor, "epochs": epochs}, epochs)
@@ -187,23 +187,23 @@ def draws():
 def test_random_states_survive_a_checkpoint(tmp_path):
     random.gauss(0, 1)  # leaves a second value waiting
     np.random.randn()
-    checkpoint.save(tmp_path / "c", checkpoint.random_state())
+    checkpoint.save(tmp_path / "c", checkpoint.RandomState.state_dict())
     expected = draws()
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
     assert draws() != expected
-    checkpoint.set_random_state(checkpoint.load(tmp_path / "c"))
+    checkpoint.RandomState.load_state_dict(checkpoint.load(tmp_path / "c"))
     assert draws() == expected
 
 
 @pytest.mark.gpu
 def test_random_state_of_the_runs_own_gpu_survives(tmp_path):
     torch.rand(3, device="cuda")
-    assert len(checkpoint.random_state()["cuda"]) == 1
-    checkpoint.save(tmp_path / "c", checkpoint.random_state())
+    assert len(checkpoint.RandomState.state_dict()["cuda"]) == 1
+    checkpoint.save(tmp_path / "c", checkpoint.RandomState.state_dict())
     expected = torch.rand(3, device="cuda")
-    checkpoint.set_random_state(checkpoint.load(tmp_path / "c", map_location="cuda"))
+    checkpoint.RandomState.load_state_dict(checkpoint.load(tmp_path / "c", map_location="cuda"))
     assert torch.equal(torch.rand(3, device="cuda"), expected)
 
 

@@ -67,7 +67,7 @@ def test_a_gpu_is_told_from_what_it_lacks(monkeypatch):
 
 def test_other_errors_than_lack_of_memory_pass():
     with pytest.raises(RunError, match=r"^CUDA out of memory. Tried it; a smaller --bs"), \
-            setup.lack_of_memory_named():
+            setup.explain_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried it. More.")
-    with pytest.raises(RuntimeError, match=r"^other$"), setup.lack_of_memory_named():
+    with pytest.raises(RuntimeError, match=r"^other$"), setup.explain_out_of_memory():
         raise RuntimeError("other")
