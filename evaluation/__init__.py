@@ -1,3 +1,3 @@
-"""Evaluation: embeds a split once, derives every evaltype from it, calls the metrics, and keeps
-the best checkpoints and pictures of retrievals. `evaltypes` is the grammar of `--evaltypes`.
+"""Evaluation: embeds a split once, derives every evaltype, computes the metrics, and chooses the
+best epochs and the retrievals to draw. `evaltypes` is the grammar of `--evaltypes`.
 """

@@ -1,6 +1,6 @@
 """The grammar of `--evaltypes`: which embedding is derived from the features' heads.
 
-    <feature>                                   the head's embedding itself
+    <feature>                                     the head's embedding
     Combined_<feature>_<feature>...[-<w>-<w>...]  weighted concatenation
     Sum_<feature>_<feature>...[-<w>-<w>...]       weighted sum
 
@@ -35,7 +35,7 @@ class Evaltype(NamedTuple):
 
 
 def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
-    """Reads `evaltype`, whose features must be among `features`; UserError where it cannot be."""
+    """Reads `evaltype`; UserError where it is malformed or names a feature not in `features`."""
     mode, _, rest = evaltype.partition("_")
     if mode not in MODES:
         _check_features(evaltype, (evaltype,), features)
@@ -57,7 +57,7 @@ def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
 
 
 def n_heads(evaltype: str, features: Sequence[str]) -> int:
-    """How many heads' widths the embedding of `evaltype` has."""
+    """The width of the embedding of `evaltype`, in heads."""
     mode, names, _ = parse(evaltype, features)
     return len(names) if mode == "Combined" else 1
 
@@ -65,7 +65,7 @@ def n_heads(evaltype: str, features: Sequence[str]) -> int:
 def expand(evaltypes: Sequence[str], features: Sequence[str], dataset: str) -> list[str]:
     """`evaltypes` with `all` replaced by the published combinations of `features`, each once.
 
-    Four features: cars196 adds weights that its authors reported, online_products has its own.
+    For four features, cars196 has further published weights and online_products has others.
     """
     expanded: dict[str, None] = {}
     for evaltype in evaltypes:

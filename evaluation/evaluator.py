@@ -26,7 +26,7 @@ N_QUERIES, N_NEIGHBOURS = 8, 6
 
 @dataclass
 class Split:
-    """A split under evaluation; `gallery` where queries search in other images than their own."""
+    """A split to evaluate. gallery: the images to search in, None to search among the queries."""
 
     name: str
     queries: Loader
@@ -41,10 +41,10 @@ class Evaluator:
     """Evaluates `splits`; the best epochs are chosen on `Val` if it is among them, else on `Test`.
 
     features: the network's heads; normalize: whether the architecture normalises them; names: the
-    metrics to compute; storage_metrics: those that choose epochs (computed in any case);
-    cluster_every: epochs between metrics that need k-means (the last epoch has them, too; a best
-    epoch in between has a dash for them in the final table); plots: when sample retrievals of the
-    first evaltype's best epoch are drawn, none, end or epoch (each time that it is better);
+    metrics to compute; storage_metrics: those that choose epochs (always computed);
+    cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
+    final table a best epoch without them shows a dash); plots: when sample retrievals of the first
+    evaltype's best epoch are drawn: none, end, or epoch (whenever there is a better one);
     device: where embeddings lie and metrics are computed.
     """
 
@@ -62,7 +62,7 @@ class Evaluator:
         # {(evaltype, storage metric): {"epoch", "value", "metrics": {split: {metric: value}}}}
         self.best: dict[tuple[str, str], dict] = {}
         self.last: dict = {}  # {"epoch", "metrics": {evaltype: {split: {metric: value}}}}
-        self.found: list[list] = []  # `sample_retrievals` of the first evaltype's best epoch
+        self.samples: list[list] = []  # `sample_retrievals` of the first evaltype's best epoch
 
     @classmethod
     def from_opt(cls, opt, data: dict, device: torch.device) -> Evaluator:
@@ -88,7 +88,7 @@ class Evaluator:
 
     @property
     def criterion(self) -> str:
-        """How checkpoints are chosen, as the run says once."""
+        """How checkpoints are chosen, as printed at the start of the run."""
         return (f"Checkpoints are chosen by the best {' and '.join(self.storage_metrics)} on "
                 + ("the validation split." if self.chosen_on == "Val" else
                    "the test split, as papers of the field do (--train_val_split to avoid it)."))
@@ -96,8 +96,8 @@ class Evaluator:
     def evaluate(self, network: nn.Module, epoch: int, logger=None) -> list[tuple[str, str]]:
         """Computes, prints and logs every metric for every evaltype on every split.
 
-        Returns the (evaltype, storage metric) for which this epoch is the best so far. Without a
-        logger the numbers are printed and nothing is written.
+        Returns each (evaltype, storage metric) for which this epoch is the best so far. Without a
+        logger the numbers are only printed.
         """
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
@@ -116,13 +116,13 @@ class Evaluator:
                   flush=True)
         better = self.choose(epoch, results)
         if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
-            self.found = samples
+            self.samples = samples
             if self.plots == "epoch":
                 self.draw(logger)
         return better
 
     def due(self, epoch: int) -> list[str]:
-        """The metrics of `epoch`, counted from 0."""
+        """The metrics to compute in `epoch`, counted from 0."""
         if epoch % self.cluster_every == 0 or epoch == self.n_epochs - 1:
             return self.names
         return [name for name in self.names if not metrics.needs_clusters(name)]
@@ -142,8 +142,8 @@ class Evaluator:
         return values, neighbours[1]
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
-        """Takes note of `results` {evaltype: {split: {metric: value}}}; strictly better ones win,
-        a value that is not a number never does."""
+        """Records `results` {evaltype: {split: {metric: value}}}. Returns where they are strictly
+        better than before; NaN never is."""
         plain = {evaltype: {split: {name: float(value) for name, value in values.items()
                                     if getattr(value, "ndim", 0) == 0}
                             for split, values in of_splits.items()}
@@ -161,10 +161,10 @@ class Evaluator:
         return better
 
     def draw(self, logger) -> None:
-        """Writes the noted retrievals as a picture into the logger's folder."""
+        """Writes the best epoch's retrievals as a picture into the logger's folder."""
         queries, gallery = (self.splits[-1].loaders[side].dataset for side in (0, -1))
         rows = []
-        for query, neighbours in self.found:
+        for query, neighbours in self.samples:
             label = queries.labels[query]
             rows.append((queries.paths[query], [(gallery.paths[row], gallery.labels[row] == label)
                                                 for row in neighbours]))
@@ -189,8 +189,8 @@ class Evaluator:
         return "\n\n".join(texts)
 
     def finish(self, logger) -> None:
-        """Draws what `plots` left for the end."""
-        if self.plots == "end" and self.found:
+        """Draws the picture that is due at the end."""
+        if self.plots == "end" and self.samples:
             self.draw(logger)
 
     def close(self) -> None:
@@ -201,15 +201,15 @@ class Evaluator:
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": [[evaltype, metric, entry] for (evaltype, metric), entry in
-                         self.best.items()], "last": self.last, "found": self.found}
+                         self.best.items()], "last": self.last, "found": self.samples}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = {(evaltype, metric): entry for evaltype, metric, entry in state["best"]}
-        self.last, self.found = state["last"], state["found"]
+        self.last, self.samples = state["last"], state["found"]
 
 
 def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:
-    """[query, [its nearest neighbours]] of some queries; neighbours (N, k): of all of them."""
+    """[query, [its nearest neighbours]] of some queries; neighbours (N, k): of all queries."""
     chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES).tolist()
     return [[query, neighbours[query, :N_NEIGHBOURS].tolist()] for query in chosen]
 

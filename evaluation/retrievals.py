@@ -15,17 +15,17 @@ RIGHT, WRONG, QUERY = (40, 160, 70), (205, 50, 50), (90, 90, 90)
 
 
 def choose(labels: np.ndarray, n_queries: int) -> np.ndarray:
-    """Rows of the queries: the first image of classes spread evenly over all; always the same."""
+    """Rows of the queries: the first image of each of n_queries evenly spaced classes."""
     _, first = np.unique(labels, return_index=True)
     return first[np.linspace(0, len(first) - 1, min(n_queries, len(first))).astype(int)]
 
 
 def draw(path: str | Path, rows: Sequence[tuple[str, Sequence[tuple[str, bool]]]],
          read: Callable[[str], Image.Image]) -> None:
-    """Writes a PNG: one line per (query's file, [(neighbour's file, same class), ...]).
+    """Writes a PNG with a line for each (query's file, [(neighbour's file, same class), ...]).
 
-    Neighbours have a green frame where the class is the query's, else a red one. read: opens a
-    file as an RGB image; one that cannot be read is drawn as an empty tile.
+    Neighbours of the query's class have a green frame, others a red one. read: opens a file as an
+    RGB image; a file that cannot be read is drawn as an empty tile.
     """
     cell = SIDE + 2 * FRAME + GAP
     n_columns = 1 + max((len(neighbours) for _, neighbours in rows), default=0)

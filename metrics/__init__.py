@@ -1,7 +1,7 @@
 """Metrics: features (N, D), labels (N,) -> a number.
 
-`METRICS` are the families; a name is a family, for some with an argument (`e_recall@4`). A leading
-`c_` measures the L2-normalised features. `ARGUMENTS` says what may stand behind the @.
+`METRICS` are the families; a metric's name is a family, for some with an argument (`e_recall@4`),
+whose form is in `ARGUMENTS`. Families with a leading `c_` measure the L2-normalised features.
 
 A metric is a module with a pure function of what `TAKES` names:
 "ranks": `scores(ranking, variant)` -> (b,) of a block of queries, whose mean is the metric's value
@@ -75,12 +75,12 @@ def parse(name: str, flag: str = "--evaluation_metrics") -> tuple[str, str | int
 
 
 def needs_clusters(name: str) -> bool:
-    """Whether `name` costs a k-means."""
+    """Whether `name` needs a k-means clustering."""
     return parse(name)[0] in CLUSTERED
 
 
 def is_array(name: str) -> bool:
-    """Whether `name` gives an array: a histogram to log, no number to compare or to draw."""
+    """Whether `name` gives an array, which is logged as a histogram, and not a number."""
     return parse(name) == ("rho_spectrum", 0)
 
 
@@ -114,17 +114,16 @@ def compute(names: list[str], features: Tensor, labels: Tensor, *,
             gallery: tuple[Tensor, Tensor] | None = None,
             neighbours: tuple[Tensor, Tensor] | None = None,
             clusters: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
-    """{name: value} of every metric in `names`; neighbours and clusters are found once, for all.
+    """{name: value} of every metric in `names`, which share one neighbour search and one k-means.
 
     features (N, D) floating point, labels (N,) integers, both tensors or arrays.
-    gallery: (features (M, D), labels (M,)); the neighbours of `features` are then looked for there
-    and nothing is left out, while what is no retrieval (clusters, distances, spectrum) is measured
-    on the union: the queries, then the gallery. Without it, neighbours are looked for among the
-    features themselves, each but itself.
-    neighbours: what `knn` found for these features, used instead of another search by every metric
-    of the features as they are that looks at no more neighbours.
+    gallery: (features (M, D), labels (M,)), in which the neighbours of all `features` are searched;
+    clusters, distances and the spectrum are measured on the union, `features` first. Without it
+    neighbours are searched among the features, where none is its own neighbour.
+    neighbours: the result of `knn` for these features, used by the metrics of features that are not
+    L2-normalised if it holds enough neighbours for them.
     clusters: centroids (K, D) and the cluster of each image, (N,) or (N + M,), used instead of
-    k-means, for the L2-normalised features, too.
+    k-means, also for the L2-normalised features.
     device: where to compute, by default where the features lie.
     Arrays (`is_array`) are NumPy arrays. UserError when features are not finite, or so large that
     float32 does not hold their squared distances.
@@ -139,9 +138,9 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, device=None) -> tupl
     """Distances (N, k) float32 and indices (N, k) int64 of the k nearest rows of the gallery.
 
     queries (N, D), gallery (M, D) floating point, tensors or arrays; gallery None: among the
-    queries, each but itself by its index. Exact and Euclidean, nearest first; of those found, equal
-    distances are ordered by index. k is cut to what there is. device: where to search and where the
-    result lies, by default where the queries lie. UserError when features are not finite.
+    queries, leaving each out by its index. Exact and Euclidean, nearest first; equal distances are
+    ordered by index. k is reduced to the number of rows that exist. device: where to search and
+    where the result lies, by default where the queries lie. UserError when features are not finite.
     """
     from metrics import neighbours
 
@@ -149,10 +148,10 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, device=None) -> tupl
 
 
 def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
-    """How many neighbours of each query `compute` looks at for `names`, 0 if at none.
+    """How many neighbours of each query `compute` needs for `names`.
 
-    labels (N,), gallery_labels (M,) integers. Metrics that look at more than a table holds rank the
-    whole gallery instead and do not count.
+    labels (N,), gallery_labels (M,) integers. Metrics that need very many rank the whole gallery
+    instead and do not count.
     """
     from metrics import measuring
 

@@ -2,8 +2,8 @@
 
     R@k = 1/N sum_q [one of the k centroids nearest to q carries q's class]
 
-A centroid carries the commonest class of its members, of several the lowest; an empty cluster's
-carries none.
+A centroid carries the most frequent class of its members, the lowest one in a tie; the centroid of
+an empty cluster carries none.
 """
 
 import torch
@@ -14,12 +14,12 @@ from metrics import recall
 TAKES = "centroids"
 NONE = torch.iinfo(torch.int64).min     # the label of an empty cluster
 
-# The recall of the queries in a gallery of centroids, under the labels that these carry.
+# The recall of the queries in a gallery of centroids with the labels that they carry.
 depth, scores = recall.depth, recall.scores
 
 
 def carried_labels(assignment: Tensor, labels: Tensor, k: int) -> Tensor:
-    """(k,) int64: the commonest label of each cluster's members, NONE without any.
+    """(k,) int64: the most frequent label of each cluster's members, NONE without members.
 
     assignment (N,), labels (N,) int64: the cluster, from 0 to k - 1, and the class of each image.
     """

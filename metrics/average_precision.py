@@ -2,9 +2,9 @@
 
     AP(q) = 1/R sum_{i=1..n} P@i [the i-th neighbour is of q's class]
 
-R is the size of q's class, q itself counted (without it in a gallery apart from the queries), so a
-perfect ranking scores (R - 1)/R, as in the original. n is
-R for `mAP_c`, 1,000 for `mAP_1000`, min(1023, N) for `mAP_lim`, the whole ranking for `mAP`.
+R is the size of q's class in the gallery. Where the queries are the gallery, R counts q itself, so
+a perfect ranking scores (R - 1)/R, as in the original. n is R for `mAP_c`, 1,000 for `mAP_1000`,
+min(1023, N) for `mAP_lim`, and the whole ranking for `mAP`.
 
 `mAP_r` is MAP@R of "A Metric Learning Reality Check" (Musgrave et al. 2020, arXiv 2003.08505): n
 and R are both the number of other images of the class, so a perfect ranking scores 1; a query whose

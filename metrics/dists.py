@@ -6,7 +6,7 @@
 
 and `intra_over_inter`, the density of the embedding space. Sums over pairs follow from
 |sum_i u_i|^2 = n + sum_{i != j} u_i.u_j. A class of one image has no pair and is left out (the
-original gives it the largest distance of the others); without any pair the distance is 0.
+original gives it the largest intra distance of the others); without any pair the distance is 0.
 """
 
 import torch

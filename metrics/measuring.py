@@ -1,4 +1,4 @@
-"""From features and labels to the metrics asked for, which share neighbours and clusters."""
+"""From features and labels to the values of metrics, which share neighbours and clusters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metrics import Metric, a_recall, ranking
 from metrics.neighbours import as_points, knn
 from utilities.clustering import k_means
 
-# Neighbours of a query in a table. For a metric that looks at more, whole rankings take less time
-# (measured on a CPU, 20,000 images: 11 s against 56 s for 1,000 neighbours) and less memory.
+# The most neighbours of a query in a table. Beyond that, ranking the whole gallery takes less time
+# (on a CPU with 20,000 images: 11 s against 56 s for 1,000 neighbours) and less memory.
 DEEPEST_TABLE = 128
 
 
 class Data(NamedTuple):
-    """queries (N, D) float32 and their labels (N,) int64; the gallery (M, D) that they search in
-    and its labels (M,), or twice None where they search among themselves."""
+    """queries (N, D) float32 and their labels (N,) int64; the gallery (M, D) to search in and its
+    labels (M,), both None where queries are searched among themselves."""
 
     queries: Tensor
     labels: Tensor
@@ -46,7 +46,7 @@ class Data(NamedTuple):
 @torch.no_grad()
 def compute(selected: Sequence[Metric], features, labels, *, gallery, neighbours, clusters,
             device) -> dict:
-    """What `metrics.compute` promises, of the metrics `selected`."""
+    """See `metrics.compute`; `selected` in place of names."""
     queries = as_points(features, device)
     device = queries.device
     data = Data(queries, _integers(labels, device))
@@ -71,7 +71,7 @@ def compute(selected: Sequence[Metric], features, labels, *, gallery, neighbours
 
 
 def depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
-    """What `metrics.depth` promises, of the metrics `selected`."""
+    """See `metrics.depth`; `selected` in place of names."""
     among = _integers(labels if gallery_labels is None else gallery_labels, "cpu")
     by_ranks = [metric for metric in selected if metric.takes == "ranks"]
     depths = _depths(by_ranks, among, len(among) - int(gallery_labels is None)).values()
@@ -79,7 +79,7 @@ def depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
 
 
 def _depths(selected: Iterable[Metric], gallery_labels: Tensor, most: int) -> dict[Metric, int]:
-    """How many neighbours each metric looks at, of the `most` that there are."""
+    """How many neighbours each metric looks at, out of `most`."""
     largest = int(gallery_labels.unique(return_counts=True)[1].max())
     return {metric: min(metric.module.depth(metric.variant, largest), most) for metric in selected}
 
@@ -95,7 +95,7 @@ def _check_rows(name: str, given: Tensor, n: int) -> None:
 
 def _measure(selected: Sequence[Metric], data: Data, neighbours: Tensor | None,
              clusters: tuple[Tensor, Tensor] | None) -> dict:
-    """{name: value} of the features as they are; neighbours (N, k): their indices, if known."""
+    """{name: value} of `data`, not normalised again. neighbours (N, k): indices, if known."""
     taking = {kind: [metric for metric in selected if metric.takes == kind]
               for kind in ("ranks", "centroids", "assignment", "features")}
     values = _retrieval(taking["ranks"], data, neighbours)
@@ -113,8 +113,8 @@ def _measure(selected: Sequence[Metric], data: Data, neighbours: Tensor | None,
 
 
 def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -> dict:
-    """{name: value} of metrics of neighbours: one table serves all but the deepest, for which whole
-    rankings are computed. indices (N, k): a table that is used if it is deep enough."""
+    """{name: value} of retrieval metrics. One table of neighbours serves all but the deepest, which
+    rank the whole gallery. indices (N, k): a table to use if it is deep enough."""
     if not selected:
         return {}
     classes = ranking.Classes.count(data.labels, data.gallery_labels)

@@ -1,10 +1,10 @@
 """Exact nearest neighbours by Euclidean distance.
 
-Blocks of queries meet the whole gallery in one matrix product, |y|^2 / 2 - x.y, in float32. The
-features are first moved to the gallery's mean and scaled, which changes no order and keeps most
-digits: squared distances are then right to about 1e-7 of the largest. A few more than the k nearest
-by the product are put in order by distances that are computed from differences. On a GPU for which
-faiss is built, faiss takes the place of the product.
+A block of queries is compared with the whole gallery by one float32 matrix product,
+|y|^2 / 2 - x.y. Features are first centred on the gallery's mean and scaled, which keeps the order
+and leaves squared distances exact to about 1e-7 of the largest. Of the nearest by the product, a
+few more than k are then sorted by distances computed from differences. On a GPU for which faiss is
+built, faiss replaces the product.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from utilities import faiss_gpu
 from utilities.errors import UserError
 from utilities.geometry import unusable_rows
 
-MOST_BY_FAISS = 2048    # neighbours that faiss finds on a GPU
+MOST_BY_FAISS = 2048    # the most neighbours that faiss finds on a GPU
 BLOCK_ENTRIES = {"cpu": 2**24, "cuda": 2**25}   # of a block's distances, 4 bytes each
 PAIR_ENTRIES = 2**22    # of the neighbours' features that are held at once
-SPARE = 4               # more than k by the product, so that its rounding leaves none of the k out
-GROUP = 16              # columns of which the smallest value is looked at first
+SPARE = 4               # candidates beyond k, so that rounding in the product loses none of the k
+GROUP = 16              # columns whose minimum is looked at first
 
 
 def knn(queries, gallery, k: int, *, device: torch.device | str | None = None
         ) -> tuple[Tensor, Tensor]:
-    """The door is `metrics.knn`, which says what it takes and gives."""
+    """See `metrics.knn`."""
     queries = as_points(queries, device)
     gallery = None if gallery is None else as_points(gallery, queries.device)
     queries, gallery, scale = centred(queries, gallery)
@@ -45,7 +45,7 @@ def knn(queries, gallery, k: int, *, device: torch.device | str | None = None
 
 
 def as_points(features, device: torch.device | str | None = None) -> Tensor:
-    """features (N, D), tensor or array -> contiguous float32 on `device`, by default on their own.
+    """features (N, D), tensor or array -> contiguous float32 on `device`, by default unmoved.
 
     UserError when rows are not finite, or too large to be compared.
     """
@@ -58,7 +58,7 @@ def as_points(features, device: torch.device | str | None = None) -> Tensor:
 
 
 def centred(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Both without the gallery's mean and over `scale`, a power of 2: entries of at most 1."""
+    """Both minus the gallery's mean, divided by `scale`, a power of 2, to entries of at most 1."""
     mean = (queries if gallery is None else gallery).mean(0)
     sides = [side - mean for side in (queries, gallery) if side is not None]
     reach = torch.stack([side.abs().amax() for side in sides]).amax()
@@ -68,10 +68,10 @@ def centred(queries: Tensor, gallery: Tensor | None) -> tuple[Tensor, Tensor | N
 
 
 def distance_blocks(queries: Tensor, gallery: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-    """Yields (rows, (b, M) float32), in order: d^2 / 2 less half the query's own squared norm.
+    """Yields (rows, (b, M) float32), in order: d^2 / 2 minus half the query's squared norm.
 
     queries (N, D), gallery (M, D) as `centred` returns them. gallery None: among the queries, where
-    the distance of each to itself is infinite. The next block overwrites the one before.
+    the distance of each to itself is infinite. Each block overwrites the one before.
     """
     among = queries if gallery is None else gallery
     half = among.square().sum(1) / 2
@@ -112,21 +112,21 @@ def _smallest(values: Tensor, k: int) -> Tensor:
 
 
 def _by_faiss(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple[slice, Tensor]]:
-    """The same by faiss, on the queries' GPU."""
-    device, own = queries.device, queries.cpu().numpy()
-    among, itself = (own, 1) if gallery is None else (gallery.cpu().numpy(), 0)
+    """Like `_by_blocks`, by faiss on the queries' GPU."""
+    device, points = queries.device, queries.cpu().numpy()
+    among, itself = (points, 1) if gallery is None else (gallery.cpu().numpy(), 0)
     with faiss_gpu.memory():
-        _, nearest = faiss.knn_gpu(faiss_gpu.resources(device.index), own, among, k + itself,
+        _, nearest = faiss.knn_gpu(faiss_gpu.resources(device.index), points, among, k + itself,
                                    device=device.index)
     for rows in _slices(len(queries), max(1, BLOCK_ENTRIES["cuda"] // (k + itself))):
-        found = torch.from_numpy(nearest[rows]).to(device)
-        yield rows, without_itself(found, rows) if itself else found
+        indices = torch.from_numpy(nearest[rows]).to(device)
+        yield rows, without_itself(indices, rows) if itself else indices
 
 
 def without_itself(nearest: Tensor, rows: slice) -> Tensor:
-    """(b, k + 1) neighbours of the queries `rows` -> (b, k), each query's own index left out.
+    """(b, k + 1) neighbours of the queries `rows` -> (b, k), without the index of the query.
 
-    Among many duplicates a query may be missing from its own neighbours: then the last one goes.
+    Where a query has many duplicates, its index may be missing: then the last one is dropped.
     """
     drop = nearest == torch.arange(rows.start, rows.stop, device=nearest.device)[:, None]
     drop[:, -1] |= ~drop.any(1)
@@ -146,7 +146,7 @@ def _in_order(queries: Tensor, gallery: Tensor, nearest: Tensor) -> tuple[Tensor
 
 
 def _less_product(half: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
-    """Writes half (M,) - x y^T into `out` (N, M), in full float32 whatever the training chose."""
+    """Writes half (M,) - x y^T into `out` (N, M), in full float32, whatever the training uses."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,7 +1,5 @@
-"""Ranks of the images of each query's class, a block of queries at a time.
-
-From a table of the nearest neighbours (`in_table`), or in the whole gallery (`in_gallery`), where
-the distances of a block of queries are held, never all.
+"""Ranks of the images of each query's class, a block of queries at a time: from a table of nearest
+neighbours (`in_table`) or in the whole gallery (`in_gallery`).
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from metrics.neighbours import centred, distance_blocks
 
-TABLE_ENTRIES = 2**22   # of a table that are looked at at once
+TABLE_ENTRIES = 2**22   # of a table, looked at in one block
 
 
 class Classes(NamedTuple):
@@ -32,17 +30,17 @@ class Classes(NamedTuple):
         """gallery_labels None: the queries are the gallery."""
         among = labels if gallery_labels is None else gallery_labels
         _, groups = torch.cat([among, labels]).unique(return_inverse=True)
-        among_groups, own_groups = groups.split([len(among), len(labels)])
-        size = among_groups.bincount(minlength=int(groups.max()) + 1)[own_groups]
+        gallery_groups, query_groups = groups.split([len(among), len(labels)])
+        size = gallery_groups.bincount(minlength=int(groups.max()) + 1)[query_groups]
         return cls(labels, among, size, size - int(gallery_labels is None))
 
 
 class Ranking(NamedTuple):
-    """What a block of b queries finds.
+    """The relevant images of a block of b queries: those of the query's class, but itself.
 
-    ranks: (b, w) float32, ascending: the ranks, from 1, of the gallery's images of the query's
-    class, inf where there is none or it lies beyond the neighbours looked at;
-    relevant: (b,) float32, how many of them the gallery holds, without the query itself;
+    ranks: (b, w) float32, ascending, from 1: where they stand among the query's neighbours; inf
+    fills the row and stands for images beyond the neighbours looked at;
+    relevant: (b,) float32, how many the gallery holds;
     class_size: (b,) float32, the same with the query itself, where the queries are the gallery.
     """
 
@@ -60,8 +58,8 @@ def in_table(indices: Tensor, classes: Classes) -> Iterator[Ranking]:
 
 
 def in_gallery(queries: Tensor, gallery: Tensor | None, classes: Classes) -> Iterator[Ranking]:
-    """Over the whole gallery; what is as near as an image of the class and is of another class
-    counts as nearer. queries (N, D), gallery (M, D) or None: among the queries."""
+    """Over the whole gallery. At equal distance, images of other classes count as nearer.
+    queries (N, D), gallery (M, D) or None: among the queries."""
     queries, gallery, _ = centred(queries, gallery)
     for rows, distance in distance_blocks(queries, gallery):
         same = classes.gallery == classes.queries[rows, None]
@@ -88,8 +86,8 @@ def _ranking(ranks: Tensor, classes: Classes, rows) -> Ranking:
 
 
 def _sorted(values: Tensor) -> Tensor:
-    """Each row ascending; on a CPU by NumPy, measured eight times as fast as torch, which also
-    orders indices."""
+    """Each row ascending; on a CPU by NumPy, eight times as fast as torch, which also sorts
+    indices."""
     if values.is_cuda:
         return values.sort(dim=1).values
     return torch.from_numpy(np.sort(values.numpy(), axis=1))

@@ -3,10 +3,10 @@
 
     rho(Phi) = KL(U || S)
 
-S: the singular values of the features, normalised to sum to 1, U: the uniform distribution over as
-many. `rho_spectrum@m` leaves the |m| - 1 largest singular values out; m < 0 takes KL(S || U); m = 0
-gives S itself, largest first. As in the original, the smallest of D singular values is not counted.
-A singular value of 0 counts as 1e-12 of the sum, so that the divergence stays finite.
+S: the singular values of the features, normalised to sum to 1; U: the uniform distribution of the
+same size. `rho_spectrum@m` leaves out the |m| - 1 largest singular values; m < 0 gives KL(S || U),
+m = 0 gives S itself, largest first. As in the original, the smallest of D singular values is left
+out. A singular value of 0 counts as 1e-12 of the sum, so that the divergence stays finite.
 """
 
 import math

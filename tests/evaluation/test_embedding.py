@@ -13,8 +13,8 @@ def test_the_combined_embedding_agrees_with_the_golden_one(golden):
     tensors, cases = golden("criteria")
     features = ("discriminative", "selfsimilarity", "shared", "intra")
     heads = torch.cat([tensors[f"separation.{name}"] for name in features], dim=1)
-    found = derive(heads, cases["combined"], features, normalize=True)
-    torch.testing.assert_close(found, tensors["combined"], rtol=1e-4, atol=1e-6)
+    derived = derive(heads, cases["combined"], features, normalize=True)
+    torch.testing.assert_close(derived, tensors["combined"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture
@@ -25,20 +25,20 @@ def heads():
 
 def test_a_feature_is_its_head_as_it_is(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = derive(joined, "b", ("a", "b"), normalize=True)
-    assert torch.equal(found, heads.b) and found.is_contiguous()
+    derived = derive(joined, "b", ("a", "b"), normalize=True)
+    assert torch.equal(derived, heads.b) and derived.is_contiguous()
 
 
 def test_combined_weighs_and_joins_in_the_evaltypes_order(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = derive(joined, "Combined_b_a-2-0.5", ("a", "b"), normalize=False)
-    assert torch.equal(found, torch.cat([2 * heads.b, 0.5 * heads.a], dim=1))
+    derived = derive(joined, "Combined_b_a-2-0.5", ("a", "b"), normalize=False)
+    assert torch.equal(derived, torch.cat([2 * heads.b, 0.5 * heads.a], dim=1))
 
 
 def test_sum_weighs_and_adds(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
-    found = derive(joined, "Sum_a_b-2-0.5", ("a", "b"), normalize=False)
-    assert torch.allclose(found, 2 * heads.a + 0.5 * heads.b)
+    derived = derive(joined, "Sum_a_b-2-0.5", ("a", "b"), normalize=False)
+    assert torch.allclose(derived, 2 * heads.a + 0.5 * heads.b)
 
 
 @pytest.mark.parametrize("evaltype", ["Combined_a_b", "Sum_a_b"])

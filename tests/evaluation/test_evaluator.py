@@ -203,16 +203,16 @@ def test_retrievals_of_the_best_epoch_are_drawn_when_asked(build, logger, plots,
 def test_a_worse_epoch_leaves_the_retrievals_as_they_are(build, logger):
     evaluator = build(plots="end", evaltypes=["discriminative"])
     evaluator.evaluate(Network(), 0, logger)
-    found = evaluator.found
+    samples = evaluator.samples
     assert all(evaluator.splits[0].queries.dataset.labels[query]
-               == evaluator.splits[0].queries.dataset.labels[rows[0]] for query, rows in found)
+               == evaluator.splits[0].queries.dataset.labels[rows[0]] for query, rows in samples)
 
     class Worse(Network):
         def forward(self, images):
             return dict.fromkeys(FEATURES, torch.randn_like(images)), images
 
     evaluator.evaluate(Worse(), 1, logger)
-    assert evaluator.found == found and evaluator.last["epoch"] == 1
+    assert evaluator.samples == samples and evaluator.last["epoch"] == 1
 
 
 def test_without_a_logger_the_numbers_are_only_printed(build, tmp_path, capsys):
@@ -228,8 +228,8 @@ def test_a_resumed_evaluator_goes_on_where_it_was(build, logger, tmp_path):
     checkpoint.save(tmp_path / "state", evaluator.state_dict())
     resumed = build(plots="end")
     resumed.load_state_dict(checkpoint.load(tmp_path / "state"))
-    assert (resumed.best, resumed.last, resumed.found) == (
-        evaluator.best, evaluator.last, evaluator.found)
+    assert (resumed.best, resumed.last, resumed.samples) == (
+        evaluator.best, evaluator.last, evaluator.samples)
     assert resumed.summary() == evaluator.summary()
     assert resumed.choose(1, results(0.0, 0.0)) == []
 
@@ -304,7 +304,7 @@ def test_a_gallery_is_what_queries_search_in(build, in_shop, logger):
     alone = build(Split("Test", in_shop.queries), evaltypes=["discriminative"])
     alone.evaluate(Network(), 0, logger)
     assert alone.last["metrics"]["discriminative"]["Test"]["e_recall@1"] == 0
-    assert all(query not in rows for query, rows in alone.found)
+    assert all(query not in rows for query, rows in alone.samples)
 
 
 def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop):
@@ -324,7 +324,7 @@ def test_retrievals_are_the_last_split_s_from_its_gallery(build, in_shop, tmp_pa
     train = Split("Train", Loader(Dataset(tmp_path / "train", n_classes=3)))
     evaluator = build(train, in_shop, evaltypes=["discriminative"], plots="epoch")
     evaluator.evaluate(Network(), 0, logger)
-    assert [(query, rows[0], len(rows)) for query, rows in evaluator.found] == [
+    assert [(query, rows[0], len(rows)) for query, rows in evaluator.samples] == [
         (query, 4 - query, 5) for query in range(5)]
     for query, (file, neighbours) in enumerate(drawn[0]):
         assert file == str(tmp_path / f"{query}.png")
