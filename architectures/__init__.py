@@ -45,7 +45,7 @@ class Arch(NamedTuple):
 def parse(arch: str) -> Arch:
     """Splits `arch` into backbone and suffixes; UserError where it is not of that form.
 
-    Whether the backbone exists is known only where networks are built: `check` says.
+    Whether the backbone exists is for `check` to say, since that needs torch.
     """
     words = arch.split("_")
     given = []
@@ -66,15 +66,15 @@ def inputs(arch: str) -> Inputs:
 
 
 def check(arch: str) -> None:
-    """UserError where there is no such backbone: at once, before a dataset is read."""
+    """UserError where the backbone does not exist. Called before a dataset is read."""
     from architectures import backbones
 
     backbones.check(parse(arch).backbone)
 
 
 def select(arch: str, opt, *, pretrained: bool = True):
-    """The Network that `arch` names, with ImageNet weights unless `--not_pretrained`, or where
-    others are going to be loaded (pretrained=False).
+    """The Network that `arch` names, with ImageNet weights unless `--not_pretrained` is given or
+    other weights will be loaded (pretrained=False).
 
     UserError for a backbone that does not exist, one that cannot take images of `--crop_size`,
     and weights that cannot be had or do not fit.
@@ -92,8 +92,8 @@ def select(arch: str, opt, *, pretrained: bool = True):
 def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     """The Network in `checkpoint`, in evaluation mode on the CPU, and its options (a Namespace).
 
-    The options are those of the training unless `opt` is given, which must not contradict them and
-    is needed for files that hold none, such as the original's. UserError for a file that is no
+    The options are those of the training unless `opt` is given. `opt` must not contradict them; it
+    is needed for files without options, such as the original's. UserError for a file that is no
     checkpoint or holds another network.
     """
     from architectures import weights
@@ -110,7 +110,7 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
 
 
 def check_options(opt: Namespace, stored: Mapping[str, Any]) -> None:
-    """UserError where `opt` makes another network than the options `stored` with its weights."""
+    """UserError where `opt` describes another network than `stored`, the checkpoint's options."""
     for name in DEFINING:
         given = getattr(opt, name)
         if given != stored.get(name, given):

@@ -1,8 +1,8 @@
 """Backbones by name, without weights and without their classifiers.
 
-Which library builds a name that both know: torchvision, but for ResNet50, which is
-`pretrainedmodels`' as in the original (so is BN-Inception, which torchvision lacks). For the names
-that both know, they build the same networks.
+A name that both libraries know is built by torchvision, except ResNet50, which comes from
+`pretrainedmodels` as in the original. For these names both build the same network. BN-Inception is
+in `pretrainedmodels` only.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from utilities import registry
 from utilities.errors import refuse
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", SyntaxWarning)  # told once, when it is first compiled
+    warnings.simplefilter("ignore", SyntaxWarning)  # raised when it is first compiled
     import pretrainedmodels
 
 TORCHVISION = [name for name in models.list_models(module=models) if name != "resnet50"]
 PRETRAINEDMODELS = [name for name in pretrainedmodels.model_names if name not in TORCHVISION]
 
-# Where the libraries keep what follows the pooled features, and side branches of training.
+# Attributes of the libraries' networks: the classifier, and auxiliary branches for training.
 CLASSIFIERS = ("fc", "classifier", "heads", "head")
 DROPPED = (*CLASSIFIERS, "last_linear", "AuxLogits", "aux1", "aux2")
 
@@ -47,17 +47,17 @@ class Pooled(nn.Module):
 
 
 class Renormalise(nn.Module):
-    """Images normalised as ImageNet's -> as the network's weights were trained on."""
+    """Images with ImageNet's normalisation -> with the one that the weights were trained with."""
 
     def __init__(self, mean: list[float], std: list[float], input_space: str,
                  input_range: list[float]):
         super().__init__()
         self.bgr = input_space == "BGR"
-        ours, theirs = torch.tensor([IMAGENET["mean"], IMAGENET["std"]]), torch.tensor([mean, std])
+        source, target = torch.tensor([[IMAGENET["mean"], IMAGENET["std"]], [mean, std]])
         if self.bgr:
-            ours = ours.flip(1)
-        ours = ours * input_range[1]
-        scale, shift = ours[1] / theirs[1], (ours[0] - theirs[0]) / theirs[1]
+            source = source.flip(1)
+        source = source * input_range[1]
+        scale, shift = source[1] / target[1], (source[0] - target[0]) / target[1]
         self.register_buffer("scale", scale[:, None, None], persistent=False)
         self.register_buffer("shift", shift[:, None, None], persistent=False)
 
@@ -74,12 +74,12 @@ def build(name: str) -> Pooled:
     """The network `name` with random weights; UserError where neither library has it."""
     check(name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # pretrainedmodels speaks torchvision's older dialect
+        warnings.simplefilter("ignore")     # pretrainedmodels uses torchvision's older interface
         return _pretrainedmodels(name) if name in PRETRAINEDMODELS else _torchvision(name)
 
 
 def weights_url(name: str) -> str:
-    """Where the library of `name` publishes its ImageNet weights: the ones of papers (V1)."""
+    """Where the library of `name` publishes the ImageNet weights that papers use (V1)."""
     if name in PRETRAINEDMODELS:
         return _settings(name)["url"]
     published = {weights.name: weights.url for weights in models.get_model_weights(name)}
@@ -138,8 +138,8 @@ def _pretrainedmodels(name: str) -> Pooled:
 def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     """Global average of the last feature map, for any image size.
 
-    The library's own pooling has windows of a fixed size. Some of its networks leave their last
-    ReLU to the classifier; the others' features are not negative, for them ReLU changes nothing.
+    The library's pooling has windows of a fixed size. Some of its networks leave their last ReLU to
+    the classifier; the features of the others are not negative, so ReLU does not change them.
     """
     return F.relu(model.features(model.renormalise(images))).mean((2, 3))
 
@@ -147,7 +147,7 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
 def _torchvision(name: str) -> Pooled:
     flags = {}
     if name in ("googlenet", "inception_v3"):
-        # Their weights were trained on inputs in [-1, 1]; ours come normalised as ImageNet's.
+        # Their weights were trained on inputs in [-1, 1], images have ImageNet's normalisation.
         flags = {"aux_logits": False, "transform_input": True}
     model = models.get_model(name, weights=None, **flags)
     classifier = next(entry for entry in CLASSIFIERS if hasattr(model, entry))
@@ -164,7 +164,7 @@ def call(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _pooling_of(name: str, classifier: nn.Module) -> nn.Module:
-    """What of `classifier` belongs to the features: leading pooling and normalisation."""
+    """The part of `classifier` that makes the features: its leading pooling and normalisation."""
     if name.startswith("squeezenet"):
         return nn.AdaptiveAvgPool2d(1)
     if not isinstance(classifier, nn.Sequential):

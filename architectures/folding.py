@@ -1,12 +1,12 @@
-"""A BatchNorm in evaluation mode is an affine map of its input; here it costs no pass of its own.
+"""Folds a BatchNorm in evaluation mode, an affine map, into the convolution before it.
 
     gamma (W * x + b - mean) / sqrt(var + eps) + beta  =  W' * x + b',
     s = gamma / sqrt(var + eps),   W' = s W,   b' = s (b - mean) + beta
 
-The fold is made in every forward pass, so that W, gamma and beta train as before and names in
-the state dict stay. It saves reading and writing each feature map once forward and twice
-backward, and keeping it for the backward pass: ResNet50 at 224 px keeps 45 % fewer bytes in bf16.
-In training mode both modules compute what they always did.
+W' and b' are computed in every forward pass, so that W, gamma and beta train as before and names in
+the state dict stay. This saves a pass over each feature map forward and two backward, and keeping
+it for the backward pass: ResNet50 at 224 px keeps 45 % fewer bytes in bf16. In training mode both
+modules compute as usual.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 
 class FoldingConv2d(nn.Conv2d):
-    """A convolution that applies `self.norm[0]`, the BatchNorm behind it, while that is in
-    evaluation mode. (A tuple holds it: as a submodule it would be in the state dict twice.)"""
+    """A convolution that applies `self.norm[0]`, the BatchNorm after it, while that is in
+    evaluation mode. (In a tuple, since a submodule would be in the state dict twice.)"""
 
     norm: tuple[nn.BatchNorm2d]
 
@@ -40,10 +40,10 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 def fold(network: nn.Module) -> int:
-    """Lets each convolution of `network` whose output goes to a BatchNorm alone apply that one.
+    """Folds into each convolution of `network` the BatchNorm that alone takes its output.
 
-    Modules are changed in place; the number of pairs is returned: 0 for a network that cannot be
-    traced, which then computes its BatchNorms as usual.
+    Modules are changed in place. Returns the number of pairs: 0 for a network that cannot be
+    traced, which is left as it is.
     """
     try:
         graph = fx.symbolic_trace(network).graph

@@ -6,9 +6,9 @@ The backbone computes in the network's precision, pooled features become float32
 normalisation compute in float32. The names of the parameters are those of the original's
 checkpoints: `model.*` and `model.last_linear.<feature>.*`.
 
-The heads of features whose loss does not reach them (`criteria.NEEDS`) stay a random projection of
-the trunk. Deviation from the original: they are excluded from training explicitly (in the original
-the optimiser holds them, but no gradient ever reaches them).
+Heads that no loss reaches (see `criteria.NEEDS`) stay random projections of the trunk. Deviation
+from the original: they are excluded from training (there the optimiser holds them, but they never
+get a gradient).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import criteria
 from architectures import Arch, backbones, folding, weights
 
-# What `--precision` names: the number format of autocast, None without autocast.
+# The number format of autocast for each `--precision`, None without autocast.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,7 +61,7 @@ class Network(nn.Module):
         return self.model.last_linear
 
     def train(self, mode: bool = True) -> Network:
-        """Frozen: every BatchNorm stays in evaluation mode; its weight and bias still train."""
+        """Frozen BatchNorms stay in evaluation mode; their weights and biases still train."""
         super().train(mode)
         if self.frozen:
             for module in self.modules():

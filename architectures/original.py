@@ -1,9 +1,9 @@
 """Reads the checkpoints that the original saved, without trusting them.
 
-They hold, beside the state dict, an argparse.Namespace and objects of its own classes, which
-`torch.load(weights_only=True)` refuses. A pickle can call whatever it names; here it can name
-nothing but the two builders below: every other name becomes an object that ignores all that is done
-to it. Read are torch.save's zip format and the older one of torch < 1.6.
+Besides the state dict they hold an argparse.Namespace and objects of the original's classes, which
+`torch.load(weights_only=True)` refuses. A pickle can call whatever it names. Here it can name only
+BUILDERS and DTYPES; every other name becomes an object that ignores all that is done to it. Reads
+torch.save's zip format and the older one of torch < 1.6.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DTYPES = {"DoubleStorage": torch.float64, "FloatStorage": torch.float32,
 
 
 class _Sealed(type):
-    """A pickle may set attributes of what it builds; of a class it may not."""
+    """Lets a pickle set attributes of objects, but not of classes."""
 
     def __setattr__(cls, name, value):
         raise pickle.UnpicklingError(f"the file tries to change {cls.__name__}.{name}")
@@ -54,7 +54,7 @@ class _Inert(metaclass=_Sealed):
 
 
 class _Rebuilt(metaclass=_Sealed):
-    """torch._utils._rebuild_tensor(_v2): a view of a storage; hooks and the like are ignored."""
+    """torch._utils._rebuild_tensor(_v2): a strided part of a storage; hooks are ignored."""
 
     def __new__(cls, storage: Tensor, offset, size, stride, *ignored):
         return storage.as_strided(size, stride, offset)
@@ -74,7 +74,7 @@ BUILDERS = {("collections", "OrderedDict"): OrderedDict,
 
 
 class _Unpickler(pickle.Unpickler):
-    """storages: key -> flat tensor, filled as the file refers to them by `make(key, dtype, n)`."""
+    """storages: key -> flat tensor, made by `make(key, dtype, n)` when the file refers to it."""
 
     def __init__(self, file: BinaryIO, storages: dict[str, Tensor], make):
         super().__init__(file, encoding="utf-8")
@@ -93,9 +93,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(path: str | os.PathLike):
-    """What torch.save wrote to `path`: its tensors, dicts, lists and numbers; the rest is inert.
+    """The tensors, dicts, lists and numbers that torch.save wrote to `path`; the rest is inert.
 
-    Raises pickle.UnpicklingError, or what a damaged file runs into.
+    A damaged file raises pickle.UnpicklingError or any other error.
     """
     if zipfile.is_zipfile(path):
         return _load_zip(Path(path))

@@ -31,7 +31,7 @@ OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 def initialise(model: nn.Module, name: str, path: str | None) -> None:
     """Gives the backbone `name` its ImageNet weights, from the file `path` or else fetched.
 
-    Classifiers in the file are left out. UserError where there is no such file or it is another's.
+    Classifiers in the file are left out. UserError where the file is missing or does not fit.
     """
     if path:
         flag, source, tensors = "--weights_path", repr(path), read_state_dict(path)
@@ -46,8 +46,8 @@ def initialise(model: nn.Module, name: str, path: str | None) -> None:
 def fetch(url: str, name: str) -> dict[str, Tensor]:
     """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache.
 
-    A file enters the cache only once it is whole and has been read. UserError, with what the user
-    can do instead, where it cannot be had.
+    A file enters the cache only once it is whole and has been read. UserError, with the
+    alternatives, where the download fails.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if cached.exists():
@@ -59,8 +59,8 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
         tensors = _tensors(torch.load(partial, map_location="cpu", weights_only=True))
         os.replace(partial, cached)
     except Exception as error:      # the network, the disk, or an answer that is no such file
-        came = not isinstance(error, (OSError, http.client.HTTPException))
-        reason = "what came is no file of weights" if came else " ".join(str(error).split())
+        arrived = not isinstance(error, (OSError, http.client.HTTPException))
+        reason = "what came is no file of weights" if arrived else " ".join(str(error).split())
         refuse("--arch", f"the ImageNet weights of {name} could not be downloaded from {url} "
                f"({reason})",
                "--weights_path with a copy of that file, or --not_pretrained")
@@ -84,7 +84,7 @@ def _download(url: str, path: Path) -> None:
 
 def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
                     accepted: str = WEIGHTS) -> dict[str, Tensor]:
-    """A file of tensors and plain types alone: a state dict, or one under the key `state_dict`.
+    """The state dict in a file of tensors and plain types, at the top or under `state_dict`.
 
     UserError, naming `flag`, for any other file.
     """
@@ -94,12 +94,11 @@ def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
 
 def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
                     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict of the network, options it was trained with) in a checkpoint; no options in the
-    original's.
+    """(state dict of the network, options it was trained with); the original stored no options.
 
-    Nothing that the file names is ever run (see `architectures.original`). The original's second
-    names of one tensor (`layer_blocks.*`) are left out, so that `Network.load_state_dict` takes the
-    rest. UserError, naming `flag`, for any other file.
+    Nothing in the file is run (see `architectures.original`). The original holds some tensors a
+    second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file that
+    is no checkpoint.
     """
     def load():
         try:
@@ -115,7 +114,7 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
 
 
 def _read(path, flag: str, accepted: str, load) -> Mapping[str, Any]:
-    """What `load` gives, which holds a state dict; UserError for all that goes wrong."""
+    """The result of `load`, which must hold a state dict; UserError for any failure."""
     if not Path(path).is_file():
         refuse(flag, f"no file {str(path)!r}", accepted)
     try:
@@ -137,15 +136,15 @@ def _tensors(content) -> dict[str, Tensor]:
 
 def fit(module: nn.Module, tensors: dict[str, Tensor], *, flag: str, source: str,
         dropped: tuple[str, ...] = ()) -> None:
-    """Loads `tensors` into `module`; entries of `dropped` submodules that it lacks are left out.
+    """Loads `tensors` into `module`, leaving out `dropped` submodules that it does not have.
 
     UserError, naming `flag` and the first difference, where names or shapes differ.
     """
-    own = module.state_dict()
-    for name in [n for n in tensors if n.split(".")[0] in dropped and n not in own]:
+    state = module.state_dict()
+    for name in [n for n in tensors if n.split(".")[0] in dropped and n not in state]:
         del tensors[name]
-    wrong = [f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
-             for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    wrong = [f"{name} is {tuple(tensors[name].shape)}, not {tuple(state[name].shape)}"
+             for name in state if name in tensors and tensors[name].shape != state[name].shape]
     if not wrong:
         missing, unexpected = module.load_state_dict(tensors, strict=False)
         wrong = [f"{name} is missing" for name in missing]
