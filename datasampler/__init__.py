@@ -1,4 +1,4 @@
-"""Samplers: which dataset indices make a batch. Iterating gives lists of `--bs` indices."""
+"""Samplers: the dataset indices of each batch. Iterating gives lists of `--bs` indices."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SAMPLERS = {
     "full_greedy_coreset": "datasampler.greedy_coreset",
     "d2_coreset": "datasampler.d2_coreset",
 }
-# Those that keep an embedding of every training image.
+# Samplers that keep an embedding of every training image.
 STORAGE = {name for name in SAMPLERS if "batchmatch" in name or "coreset" in name}
-# Those that draw whole groups of --samples_per_class images.
+# Samplers that draw whole groups of --samples_per_class images.
 BY_CLASS = {"class_random", "class_random_unique"} | STORAGE - {"full_greedy_coreset"}
 
 

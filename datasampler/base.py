@@ -1,5 +1,5 @@
-"""What every sampler is: batches of dataset indices that follow from (seed, epoch) and, for those
-that choose by embeddings, from the storage as it stood when the epoch began."""
+"""The base of all samplers: batches of dataset indices that follow from (seed, epoch) and, for
+samplers that choose by embeddings, from the storage at the beginning of the epoch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class BatchSampler:
     """Iterates the batches of one epoch: len(labels) // batch_size lists of batch_size indices.
 
-    labels (N,) int64; storage: the images' embeddings, for samplers that look at them. An epoch's
-    randomness is `np.random.default_rng([seed, epoch])`: `set_epoch` says which epoch comes next,
-    without it each iteration moves on by one. Subclasses define `draw`.
+    labels (N,) int64; storage: the images' embeddings, for samplers that choose by them. An epoch's
+    random numbers come from `np.random.default_rng([seed, epoch])`; `set_epoch` sets the next
+    epoch, otherwise each iteration increments it. Subclasses define `draw`.
     """
 
     def __init__(self, labels: np.ndarray, *, batch_size: int, seed: int,
@@ -37,21 +37,21 @@ class BatchSampler:
         return len(self.labels) // self.batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        view = self.view()
+        snapshot = self.snapshot()
         rng = np.random.default_rng([self.seed, self.epoch])
         self.epoch += 1
-        return (self.draw(rng, view).tolist() for _ in range(len(self)))
+        return (self.draw(rng, snapshot).tolist() for _ in range(len(self)))
 
-    def view(self):
-        """What `draw` may look at, as it is when an epoch begins."""
+    def snapshot(self):
+        """What `draw` chooses by, as it is when an epoch begins."""
         return self.storage.snapshot() if self.uses_storage else None
 
-    def draw(self, rng: np.random.Generator, view) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, snapshot) -> np.ndarray:
         """The next batch's dataset indices (batch_size,)."""
         raise NotImplementedError
 
     def random_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """n classes uniformly with replacement."""
+        """n uniformly random classes, with replacement."""
         return rng.integers(len(self.counts), size=n)
 
     def images_of(self, rng: np.random.Generator, classes: np.ndarray, n: int) -> np.ndarray:
@@ -79,12 +79,12 @@ class BatchSampler:
             self.storage.fill(embeddings)
 
     def update(self, indices: Tensor, embeddings: Tensor) -> None:
-        """Takes the embeddings (B, D) of the batch of dataset indices (B,) that has passed."""
+        """Takes the embeddings (B, D) of a batch with the dataset indices (B,)."""
         if self.storage is not None:
             self.storage.update(indices, embeddings)
 
     def bind(self, criterion) -> None:
-        """Takes the criterion of the embeddings, for the sampler that compares batches by it."""
+        """Takes the criterion by which `criterion_batchmatch` compares batches."""
 
     def state_dict(self) -> dict:
         stored = self.storage.state_dict() if self.storage is not None else {}
@@ -97,6 +97,6 @@ class BatchSampler:
 
 
 def spread(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
-    """k draws from range(n), none repeated before all have come up."""
+    """k draws from range(n), none repeated before all have been drawn."""
     rounds = [rng.permutation(n) for _ in range(k // n)]
     return np.concatenate([*rounds, rng.choice(n, k % n, replace=False)]).astype(np.int64)

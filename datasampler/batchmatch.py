@@ -1,7 +1,8 @@
 """Batches that resemble the data: the best of C random subsets of M random candidates.
 
-The subset of the smallest value wins; mu, sigma, Sigma are mean, standard deviation and covariance
-of the candidates' embeddings, p their pairwise Euclidean distances, a hat marks the subset's:
+The subset with the smallest value is chosen. mu, sigma and Sigma are mean, standard deviation and
+covariance of the candidates' embeddings, p their pairwise Euclidean distances; a hat marks those of
+the subset:
 
     fid_batchmatch           |mu - mu^|^2 + tr(Sigma + Sigma^ - 2 (Sigma Sigma^)^(1/2)), the
     spc_fid_batchmatch       squared Frechet distance between two Gaussians
@@ -9,12 +10,12 @@ of the candidates' embeddings, p their pairwise Euclidean distances, a hat marks
     distmoment_batchmatch    |mu - mu^| + |sigma - sigma^|
                              + 5 |mean(p) - mean(p^)| + 5 |std(p) - std(p^)|
     disthist_batchmatch      |mu - mu^| + |sigma - sigma^| + 75 W(h, h^), the Wasserstein distance
-                             of the distances' histograms (50 bins); W is symmetric as it is
-    criterion_batchmatch     the discriminative criterion, as it stood when the epoch began
+                             of the distances' histograms (50 bins)
+    criterion_batchmatch     the discriminative criterion at the beginning of the epoch
 
 A subset has B/S images, each followed in the batch by S - 1 random images of its class; for
 `spc_fid_batchmatch` and `criterion_batchmatch` candidates and subsets are drawn class by class, S
-images each, and compared whole.
+images each, and all images of a subset are compared.
 """
 
 from __future__ import annotations
@@ -56,15 +57,15 @@ class Sampler(BatchSampler):
     def bind(self, criterion) -> None:
         self.criterion = criterion
 
-    def view(self):
-        """The stored embeddings and the criterion, if that is to judge, both copied to the host."""
+    def snapshot(self):
+        """Copies on the host of the stored embeddings and, where it compares, of the criterion."""
         if self.distance is None and self.criterion is None:
             raise RuntimeError("criterion_batchmatch has no criterion: call bind(criterion) first")
-        judge = None if self.distance else copy.deepcopy(self.criterion).cpu()
-        return super().view(), judge
+        criterion = None if self.distance else copy.deepcopy(self.criterion).cpu()
+        return super().snapshot(), criterion
 
-    def draw(self, rng: np.random.Generator, view) -> np.ndarray:
-        embeddings, judge = view
+    def draw(self, rng: np.random.Generator, snapshot) -> np.ndarray:
+        embeddings, criterion = snapshot
         n, each = self.batch_size // self.samples_per_class, 1
         if self.by_class:
             each = self.samples_per_class
@@ -76,26 +77,26 @@ class Sampler(BatchSampler):
         # (C, n) draws of `each` images in a row -> (C, n * each) rows of `images` and `points`.
         draws = rng.random((self.n_subsets, len(images) // each)).argsort(1)[:, :n]
         subsets = (draws[..., None] * each + np.arange(each)).reshape(self.n_subsets, -1)
-        values = (self.judged(judge, points, images, subsets, rng) if judge is not None
+        values = (self.losses(criterion, points, images, subsets, rng) if criterion is not None
                   else self.distance(points, torch.from_numpy(subsets)).numpy())
         chosen = images[subsets[np.nan_to_num(values, nan=np.inf).argmin()]]
         return chosen if self.by_class else self.filled_up(rng, chosen, self.samples_per_class)
 
-    def judged(self, judge, points: Tensor, images: np.ndarray, subsets: np.ndarray,
+    def losses(self, criterion, points: Tensor, images: np.ndarray, subsets: np.ndarray,
                rng: np.random.Generator) -> np.ndarray:
-        """The criterion of each subset (C,). Its miner draws from a random state by `rng`."""
+        """The loss of each subset (C,). The criterion's miner is seeded by `rng`."""
         embeddings, labels = points.float(), torch.from_numpy(self.labels[images])
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            return np.array([float(judge(embeddings[subset], labels[subset]))
+            return np.array([float(criterion(embeddings[subset], labels[subset]))
                              for subset in torch.from_numpy(subsets)])
 
 
 def frechet(points: Tensor, subsets: Tensor) -> Tensor:
     """points (M, D) float64, subsets (C, n) rows of it -> (C,), as all distances below.
 
-    With X the centred subset over sqrt(n - 1), Sigma^ = X'X, and the eigenvalues of Sigma Sigma^
-    beside zeros are those of the symmetric (n, n) matrix X Sigma X': no root of a matrix is taken.
+    With X the centred subset over sqrt(n - 1), Sigma^ = X'X, and the nonzero eigenvalues of
+    Sigma Sigma^ are those of the symmetric (n, n) matrix X Sigma X', so no matrix root is needed.
     """
     mean, centred = moments(points[None])
     sigma = (centred.mT @ centred)[0]
@@ -142,13 +143,13 @@ def moments(sets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deviation(values: Tensor) -> Tensor:
-    """Unbiased standard deviation over the last dimension; 0 of a single value."""
+    """Unbiased standard deviation over the last dimension; 0 for a single value."""
     return values.std(-1) if values.shape[-1] > 1 else torch.zeros_like(values[..., 0])
 
 
 def pairwise(points: Tensor, subsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances of all pairs of points (M (M-1)/2,) and of each subset's pairs (C, n (n-1)/2); of a
-    single point one distance, 0."""
+    """Distances of all pairs of points (M (M-1)/2,) and of each subset's pairs (C, n (n-1)/2); a
+    single point has one distance, 0."""
     distances = pairwise_squared_distances(points).sqrt()
 
     def pairs(n: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Class-balanced batches: B/S classes, S images of each.
 
-`class_random`: classes and images uniformly with replacement, as in the original, so that a class
-may come up twice. `class_random_unique`: both without replacement; where there are too few classes
-or a class is too small, everything comes up once before anything comes up again.
+`class_random`: classes and images uniformly with replacement, as in the original, so a class may be
+drawn twice. `class_random_unique`: both without replacement; where there are too few classes or a
+class is too small, everything is drawn once before anything is repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Sampler(BatchSampler):
         return cls(dataset.labels, batch_size=opt.bs, samples_per_class=opt.samples_per_class,
                    seed=opt.seed, unique=name == "class_random_unique")
 
-    def draw(self, rng: np.random.Generator, view: None) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, snapshot: None) -> np.ndarray:
         n = self.batch_size // self.samples_per_class
         if not self.unique:
             classes = self.random_classes(rng, n)

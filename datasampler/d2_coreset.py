@@ -5,7 +5,7 @@ With a Gaussian N of the candidates' mean and covariance, the next point is draw
     P(i) ~ N(x_i) (sum_{j chosen} |x_i - x_j|^2)^lambda
 
 among those not chosen, the first one by N alone; B/S points, each followed in the batch by S - 1
-random images of its class. To N's covariance a millionth of its mean variance is added, since
+random images of its class. A millionth of the mean variance is added to N's covariance, since
 normalised or few embeddings do not span all dimensions.
 """
 
@@ -32,9 +32,9 @@ class Sampler(BatchSampler):
                    seed=opt.seed, exponent=opt.data_d2_coreset_lambda,
                    storage=Storage.from_opt(opt, dataset))
 
-    def draw(self, rng: np.random.Generator, view: Tensor) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, snapshot: Tensor) -> np.ndarray:
         images = self.storage.candidates(rng)
-        points = self.storage.points(rng, view, images)
+        points = self.storage.points(rng, snapshot, images)
         n = self.batch_size // self.samples_per_class
         chosen = images[coreset(rng, points, n, self.exponent)]
         return self.filled_up(rng, chosen, self.samples_per_class)

@@ -1,13 +1,13 @@
 """Batches that cover the data: greedy k-centres (Sener and Savarese 2018, arXiv 1708.00489).
 
-After a random first candidate always the one farthest from those chosen,
+The first candidate is random, each further one is the farthest from those chosen,
 
     argmax_i min_{j chosen} d(i, j),
 
-or, softened, a random one of those from the 97th percentile of that distance on.
-`greedy_coreset`: squared Euclidean distance; B/S candidates, each followed by S - 1 random images
-of its class. `full_greedy_coreset`: B - 1 candidates and one image of a chosen one's class;
-distance `euclidean` (squared), `square` (its root) or `cosine` (1 - cosine similarity).
+or, softened, a random one at or above the 97th percentile of that distance. `greedy_coreset`:
+squared Euclidean distance; B/S candidates, each followed by S - 1 random images of its class.
+`full_greedy_coreset`: B - 1 candidates and one image of the class of one of them; distance
+`euclidean` (squared), `square` (its root) or `cosine` (1 - cosine similarity).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Sampler(BatchSampler):
                    seed=opt.seed, full=full, measure=opt.data_sim_measure if full else "euclidean",
                    softened=opt.data_gc_softened, storage=Storage.from_opt(opt, dataset))
 
-    def draw(self, rng: np.random.Generator, view: Tensor) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, snapshot: Tensor) -> np.ndarray:
         images = self.storage.candidates(rng)
-        points = self.storage.points(rng, view, images)
+        points = self.storage.points(rng, snapshot, images)
         distances = MEASURES[self.measure](points).numpy()
         if self.full:
             chosen = images[coreset(rng, distances, self.batch_size - 1, self.softened)]
@@ -53,7 +53,7 @@ class Sampler(BatchSampler):
 def coreset(rng: np.random.Generator, distances: np.ndarray, n: int, softened: bool) -> np.ndarray:
     """distances (M, M) -> n different rows, greedily."""
     chosen = [int(rng.integers(len(distances)))]
-    nearest = distances[chosen[0]].copy()       # of each candidate to those chosen
+    nearest = distances[chosen[0]].copy()       # of each candidate to the nearest chosen one
     free = np.ones(len(distances), dtype=bool)
     while len(chosen) < n:
         free[chosen[-1]] = False

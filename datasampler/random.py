@@ -1,7 +1,7 @@
 """Batches that are random over classes, or over images.
 
-`random` = `full_random`: B times a uniform class, then a uniform image of it. `rrandom`: B - 1
-times the same, then an image of the class of one of them, so that there is a positive pair.
+`random` and `full_random`: B times a uniform class and a uniform image of it. `rrandom`: the same
+B - 1 times, then an image of the class of one of them, so that there is a positive pair.
 `random_semi_class`: B/2 times a uniform image and a uniform image of its class. All with
 replacement.
 """
@@ -23,7 +23,7 @@ class Sampler(BatchSampler):
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
         return cls(dataset.labels, name, batch_size=opt.bs, seed=opt.seed)
 
-    def draw(self, rng: np.random.Generator, view: None) -> np.ndarray:
+    def draw(self, rng: np.random.Generator, snapshot: None) -> np.ndarray:
         return self.draw_batch(rng, self.batch_size)
 
     def of_random_classes(self, rng: np.random.Generator, n: int) -> np.ndarray:

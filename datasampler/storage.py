@@ -1,6 +1,6 @@
-"""An embedding of every training image, kept beside the training for samplers that choose by it.
+"""An embedding of every training image, for samplers that choose by embeddings.
 
-A new embedding v of an image whose stored one is s replaces it; with a momentum mu > 0
+A new embedding v of an image replaces the stored one, s; with a momentum mu > 0
 
     delta <- mu delta + (1 - mu) (v - s),   s <- v + eta delta.
 
@@ -19,7 +19,7 @@ from utilities.geometry import squared_distances
 class Storage:
     """Embeddings (N, D) float32, on the device where they are made.
 
-    n_images: N; momentum: mu, none unless > 0; step: eta; follows: whether `update` does anything
+    n_images: N; momentum: mu, off unless > 0; step: eta; follows: whether `update` has an effect
     (not with --data_storage_no_update, nor with --data_idx_full_prec, where `fill` is called before
     each epoch); n_candidates: M, at most N; projection_dim: see `points`.
     """
@@ -39,7 +39,7 @@ class Storage:
                    projection_dim=opt.data_sampler_lowproj_dim)
 
     def fill(self, embeddings: Tensor) -> None:
-        """All embeddings (N, D); after the first time, by the rule above."""
+        """Takes all embeddings (N, D); after the first call by the rule above."""
         assert len(embeddings) == self.n_images
         embeddings = embeddings.detach().float()
         if self.embeddings is None:
@@ -49,8 +49,8 @@ class Storage:
             self._replace(slice(None), embeddings)
 
     def update(self, indices: Tensor, embeddings: Tensor) -> None:
-        """Those of a batch (B,), (B, D), without waiting for the device. Of an image that comes
-        twice the first embedding counts, so that the order of writing does not matter."""
+        """Takes a batch's indices (B,) and embeddings (B, D), without waiting for the device. The
+        first embedding of a repeated image counts, so that the order of writing does not matter."""
         if not self.follows:
             return
         self._check_filled()
@@ -78,12 +78,12 @@ class Storage:
                                "embedding of every training image first")
 
     def candidates(self, rng: np.random.Generator) -> np.ndarray:
-        """Random images (M,), no two the same, among which a batch is chosen."""
+        """Different random images (M,), among which a batch is chosen."""
         return rng.choice(self.n_images, self.n_candidates, replace=False)
 
     def points(self, rng: np.random.Generator, snapshot: Tensor, images: np.ndarray) -> Tensor:
-        """The images' embeddings (M, D) float64, under a fresh random linear map to projection_dim
-        dimensions if that is positive."""
+        """The images' embeddings (M, D) float64; with a positive projection_dim mapped to that many
+        dimensions by a new random matrix."""
         points = snapshot[torch.from_numpy(images)].double()
         if self.projection_dim > 0:
             shape = points.shape[1], self.projection_dim
@@ -99,6 +99,6 @@ class Storage:
 
 
 def pairwise_squared_distances(points: Tensor) -> Tensor:
-    """points (M, D) float64 -> (M, M); about their mean, since rounding grows with the norms."""
+    """points (M, D) float64 -> (M, M); centred first, since rounding grows with the norms."""
     centred = points - points.mean(0)
     return squared_distances(centred, centred).fill_diagonal_(0)
