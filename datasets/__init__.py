@@ -1,8 +1,8 @@
 """Datasets: files on disk -> samples and splits.
 
 `DATASETS` names those whose layout or split is known; any other name is a folder in the layout of
-CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module of the table has
-`read(folder) -> {split: [(path, class name), ...]}`, where paths of one class follow each other.
+CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module in the table has a function
+`read(folder)` that returns {split: [(path, class name)]}, class by class.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Batch(NamedTuple):
     """One item of a dataset or, with a first dimension B, a batch of a loader.
 
     labels and indices (B,) int64. rotations (B,) int64: quarter turns of the rotated view. images
-    (B, 3, H, W) and the further views alike: uint8 from a dataset, float32 from a loader. A view
-    that no feature needs is None.
+    and the further views (B, 3, H, W): uint8 from a dataset, float32 from a loader. A view that no
+    feature needs is None.
     """
 
     labels: Tensor
@@ -62,11 +62,11 @@ class Batch(NamedTuple):
 
 
 class Identity:
-    """Which images a run's `splits` hold, saved with the run. If they were others when it goes on,
-    epochs would not compare, and indices would stand for other images."""
+    """Which images a run's `splits` hold, saved with the run. A resumed run needs the same ones:
+    with others, epochs could not be compared and indices would mean other images."""
 
     def __init__(self, splits: dict[str, Dataset]):
-        # evaluation and evaluation_train hold the training images again.
+        # `evaluation` and `evaluation_train` repeat the training images.
         self.splits = {name: split for name, split in splits.items()
                        if not name.startswith("evaluation")}
 
@@ -92,10 +92,9 @@ def select(name: str, opt) -> dict[str, Dataset]:
     """The splits of the dataset called `name`.
 
     training; testing; evaluation (training images, test transform); evaluation_train (training
-    images, training transform); with `--train_val_split` below 1 validation. in-shop has
-    testing_query and testing_gallery, whose union testing is, and likewise for validation.
-    UserError for a folder that is missing, an empty class or split, fewer training images than
-    `--bs` where something trains.
+    images, training transform); validation with `--train_val_split` below 1. in-shop also has
+    testing_query and testing_gallery, the parts of testing, and likewise for validation. UserError
+    for a missing folder, an empty class or split, and fewer training images than `--bs`.
     """
     from datasets import splits
 

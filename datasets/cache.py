@@ -17,7 +17,7 @@ from utilities.errors import UserError
 
 
 class DecodedImages:
-    """The images of `paths`, each decoded once, one after the other in a tensor of bytes.
+    """The images of `paths`, each decoded once, in one tensor of bytes.
 
     allocate: number of bytes -> uint8 tensor. reserve: how many of the `available` bytes have to
     stay free. UserError, before any image is decoded, if the images would not fit.
@@ -35,14 +35,14 @@ class DecodedImages:
                               np.int64)     # (N, 2): height and width
 
     def keep(self, path: str) -> tuple[int, int]:
-        """Decodes one image into its place; returns its height and width."""
+        """Decodes one image into the tensor; returns its height and width."""
         image = decode(path)
         begin, end = self.offsets[self.row[path]:][:2].tolist()
         self.bytes[begin:end] = torch.from_numpy(np.array(image).reshape(-1))
         return image.height, image.width
 
     def open_image(self, path: str) -> Image.Image:
-        """The RGB image of `path`, from the file if it is not kept."""
+        """The RGB image of `path`, read from the file if it is not cached."""
         if path not in self.row:
             return decode(path)
         row = self.row[path]
@@ -51,7 +51,7 @@ class DecodedImages:
 
 
 def in_memory(paths: list[str], threads: int) -> DecodedImages:
-    """For `--cache ram`: the images in memory that is shared with processes started later."""
+    """For `--cache ram`: the images in memory shared with processes that are started later."""
     return DecodedImages("ram", paths, threads=threads, available=available_memory(),
                          allocate=shared_bytes)
 
@@ -67,7 +67,7 @@ def area(path: str) -> int:
 
 
 def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0) -> None:
-    """Says what `--cache` is going to take; UserError if that leaves less than `reserve` bytes."""
+    """Prints what `--cache` will take; UserError if that leaves less than `reserve` bytes."""
     need = f"{n_images:,} decoded images need {needed / 2**30:.2f} GB"
     if needed > available - reserve:
         kept = f", {reserve / 2**30:.2f} GB of them stay for training" if reserve else ""
@@ -86,7 +86,7 @@ def available_memory() -> int:
     group = "/sys/fs/cgroup/memory."
     if os.path.exists(f"{group}max"):
         (limit,), (used,) = lines(f"{group}max"), lines(f"{group}current")
-        # Cached files count as used and are given back when memory is asked for.
+        # Cached files count as used, but are freed when memory is needed.
         files = sum(int(line.split()[1]) for line in lines(f"{group}stat")
                     if line.startswith(("inactive_file ", "active_file ")))
         if limit != "max":
@@ -100,10 +100,9 @@ def lines(path: str) -> list[str]:
 
 
 def shared_bytes(n: int) -> Tensor:
-    """(n,) uint8 that is shared with processes started later.
+    """(n,) uint8, shared with processes that are started later.
 
-    On Linux it is an anonymous map, since /dev/shm, where torch would put it, has 64 MB in most
-    containers.
+    On Linux an anonymous map, since torch would use /dev/shm, which has 64 MB in most containers.
     """
     if sys.platform == "linux":
         return torch.frombuffer(mmap.mmap(-1, n), dtype=torch.uint8)

@@ -47,8 +47,8 @@ def check_data(name: str, opt) -> bool:
 
 
 def beside(paths: list[str]) -> list[str]:
-    """What else lies in the images' folders, by the ending of its name or for want of a row in the
-    dataset's list; hidden files and folders of further images left out."""
+    """What lies in the images' folders and is not in `paths`, without hidden files and folders of
+    further images."""
     folders, known = {os.path.dirname(path) for path in paths}, set(paths)
     return [entry.path for folder in sorted(folders)
             for entry in sorted(visible(Path(folder)), key=lambda entry: entry.name)

@@ -1,8 +1,7 @@
 """The layout of CUB200-2011: `images/<class>/<files>`, the first half of the classes trains.
 
-Classes are ordered by the number their folder's name begins with where every one has it
-(`001.Black_footed_Albatross`), otherwise in string order. Download:
-data.caltech.edu (CUB-200-2011).
+Classes are ordered by the leading number of their folders' names (`001.Black_footed_Albatross`) if
+all have one, otherwise in string order. Download: data.caltech.edu (CUB-200-2011).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def by_number(names: list[str]) -> list[str]:
 
 
 def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
-    """Reads the class folders in the order that `order` gives and splits them in the middle."""
+    """The class folders, sorted by `order` and split in the middle."""
     require(folder / "images", folder, LAYOUT)
     names = order([entry.name for entry in visible(folder / "images") if entry.is_dir()])
     if len(names) < 2:
@@ -55,7 +54,7 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
 def files(folder: Path) -> list[str]:
     """Paths of the images in `folder`, in string order of their names.
 
-    What has an image's extension counts as one, broken links too: reading it then names the file.
+    A broken link with an image's extension counts, so that reading it fails with the file's name.
     """
     return [os.path.join(folder, name) for name in sorted(
         entry.name for entry in visible(folder)
@@ -63,7 +62,7 @@ def files(folder: Path) -> list[str]:
 
 
 def visible(folder: Path) -> list[os.DirEntry]:
-    """Entries of `folder` but hidden ones, `._*` of macOS archives among them."""
+    """Entries of `folder` that are not hidden (as `._*` of macOS archives are)."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
@@ -72,7 +71,7 @@ def visible(folder: Path) -> list[os.DirEntry]:
 
 
 def require(path: Path, folder: Path, expected: str) -> None:
-    """UserError that names `path` and the layout expected in `folder` unless `path` exists."""
+    """UserError, naming `path` and the layout expected in `folder`, unless `path` exists."""
     if not path.exists():
         names = "" if folder.name in DATASETS else f"; known names: {', '.join(DATASETS)}"
         raise UserError(f"--source_path: {str(path)!r} does not exist; --dataset {folder.name} is "

@@ -1,4 +1,4 @@
-"""A split: labelled images, and the transforms that make a training item of each."""
+"""A split: labelled images, and the transforms that make training items of them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ QUARTER_TURNS = 4
 
 
 class Transforms(NamedTuple):
-    """How the main, second and rotated view are made; None for a view that no feature reads."""
+    """The transforms of the main, second and rotated view; None for views that no feature reads."""
 
     main: v2.Compose
     second: v2.Compose | None = None
     rotated: v2.Compose | None = None
 
     def __call__(self, image: Image.Image, seed: int) -> list[torch.Tensor | None]:
-        """The three views. Each has a seed of its own, so that it does not change when another is
-        left out."""
+        """The three views. Each has its seed, so that it does not change when another is left out.
+        """
         return [None if transform is None else augment(transform, image, seed_of(seed, number))
                 for number, transform in enumerate(self)]
 
@@ -39,9 +39,9 @@ class Transforms(NamedTuple):
 class Dataset(data.Dataset):
     """Labelled images of one split.
 
-    paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: the label's name at
-    each label. open_image: path -> RGB image, by decoding the file or from `--cache ram`.
-    device_cache: the images on the device, with `--cache gpu`.
+    paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: that of each label.
+    open_image: path -> RGB image, decoded from the file or from `--cache ram`. device_cache: the
+    images on the device, with `--cache gpu`.
     """
 
     def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
@@ -61,15 +61,15 @@ class Dataset(data.Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the classes and of the files' names below the folder that holds them all."""
+        """A hash of the labels and of the files' paths below their common folder."""
         root = len(os.path.commonpath(self.paths))
         lines = (f"{path[root:]}\t{label}\n" for path, label in
                  zip(self.paths, self.labels.tolist(), strict=True))
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """dataset[index, seed]: one item, views (3, H, W) uint8. The image is decoded once for all
-        of them. UserError, naming the file, when it cannot be read."""
+        """dataset[index, seed]: one item, its views (3, H, W) uint8 from one decoded image.
+        UserError, naming the file, when it cannot be read."""
         index, seed = key
         main, second, rotated = self.transforms(self.open_image(self.paths[index]), seed)
         if rotated is not None:
@@ -85,19 +85,19 @@ class Dataset(data.Dataset):
 
 
 def seed_of(*numbers: int) -> int:
-    """One seed, as `item_seeds` gives them."""
+    """The first seed of `item_seeds`."""
     return item_seeds(*numbers, n=1)[0]
 
 
 def item_seeds(*numbers: int, n: int) -> list[int]:
-    """n independent seeds of 63 bits that follow from the numbers (each at least 0), on every
-    machine alike. A larger n adds seeds and changes none."""
+    """n independent seeds of 63 bits from the numbers (each at least 0), the same on every machine.
+    A larger n adds seeds and changes none."""
     words = np.random.SeedSequence(numbers).generate_state(n, np.uint64)
     return (words >> np.uint64(1)).tolist()
 
 
 def collate(items: list[Batch]) -> Batch:
     """Stacks each field of the items. In a worker `default_collate` writes into shared memory, so
-    that a lack of it is an error there and then."""
+    that running out of it is an error at once."""
     return Batch(*(None if field[0] is None else data.default_collate(field)
                    for field in zip(*items, strict=True)))

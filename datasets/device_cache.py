@@ -1,10 +1,10 @@
-"""`--cache gpu`: the training set as bytes on the device, views cut out there.
+"""`--cache gpu`: the training set as bytes on the device, where views are cut out.
 
-The loader's workers draw what a transform would do to an image of its size, with the same random
-numbers as without the cache (`draw`); the device does it to a whole batch (`DeviceCache.cut`).
-PIL's bilinear filter is a triangle of half width max(1, s), s = source pixels per target pixel, so
-a resize is A_y I A_x' with a matrix of such weights for each axis; crop and flip are in the
-matrices. Pixels agree with those of the files but for rounding. Nothing waits for the device.
+The loader's workers draw a transform's parameters for an image, with the same random numbers as
+without the cache (`draw`); the device applies them to a whole batch (`DeviceCache.cut`). PIL's
+bilinear filter is a triangle of half width max(1, s), with s source pixels per target pixel, so a
+resize is A_y I A_x' with matrices of such weights, which also crop and flip.
+Pixels equal those of the files up to rounding. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from datasets.cache import DecodedImages, available_memory
 from datasets.dataset import QUARTER_TURNS, Dataset, Transforms
 
 PIXELS_AT_ONCE = 2**22  # read by one product; a batch of larger boxes takes several products
-PADDING = 32            # sides of what is read are multiples of it, so that memory is used again
+PADDING = 32            # sides that are read are multiples of it, so that memory is reused
 RESERVE = 0.25          # share of the free memory that stays for training
 FACTORS = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
 
 
 def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
-    """(18,) float64: what `transform` would do to an image of these sides (height, width).
+    """(18,) float64: random parameters of `transform` for an image of these sides (height, width).
 
-    Take the box (top, left, height, width), resize it to (height, width), of that take the crop at
-    (y, x), mirror it (0 or 1), make it grey (0 or 1), and change brightness, contrast, saturation
-    and hue in an order (4,) by factors (4,), which do not count without a ColorJitter.
+    The box (top, left, height, width) to take, the (height, width) to resize it to, the corner
+    (y, x) of the crop, whether to mirror and to make grey (0 or 1), then the order (4,) and factors
+    (4,) of changes to brightness, contrast, saturation and hue, unused without a ColorJitter.
     """
     box, resized, corner, mirrored, grey = (0, 0, *sides), sides, (0, 0), 0, 0
     order, factors = range(4), (1, 1, 1, 0)
@@ -61,7 +61,7 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
 
 
 class Drawing(data.Dataset):
-    """The items of `dataset`, with the result of `draw` in place of each view. sides (N, 2):
+    """The items of `dataset`, with the result of `draw` for each view. sides (N, 2):
     height and width of the images."""
 
     def __init__(self, dataset: Dataset, sides: np.ndarray):
@@ -75,13 +75,13 @@ class Drawing(data.Dataset):
 
 
 class DeviceCache:
-    """The images of `paths`, uint8 RGB at full size, on the device that `fill` names."""
+    """The images of `paths`, uint8 RGB at full size, on the device given to `fill`."""
 
     def __init__(self, paths: list[str], crop: int):
         self.paths, self.crop, self.images = paths, crop, None
 
     def fill(self, device: torch.device, threads: int) -> None:
-        """Decodes all images, the first time; UserError where they do not fit."""
+        """Decodes all images at the first call; UserError where they do not fit."""
         if self.images is not None:
             return
         on_gpu = device.type == "cuda"
@@ -94,7 +94,7 @@ class DeviceCache:
         self.device, self.dtype = device, torch.float16 if on_gpu else torch.float32
 
     def drawing(self, dataset: Dataset) -> Drawing:
-        """What a loader reads in place of `dataset`, which holds the images of `paths`."""
+        """What a loader reads instead of `dataset`, which holds the images of `paths`."""
         return Drawing(dataset, self.images.sides)
 
     @torch.no_grad()
@@ -102,15 +102,15 @@ class DeviceCache:
         """A batch of `Drawing` with its views (B, 3, crop, crop) uint8 on the device."""
         drawn = batch.images, batch.second_views, batch.rotated_views
         main, second, rotated = (
-            None if rows is None else self.view(batch.indices.numpy(), rows.numpy(), transform)
+            None if rows is None else self.views(batch.indices.numpy(), rows.numpy(), transform)
             for rows, transform in zip(drawn, transforms, strict=True))
         if rotated is not None:
             rotated = torch.stack([view.rot90(index % QUARTER_TURNS, (1, 2)) for view, index in
                                    zip(rotated, batch.indices.numpy().tolist(), strict=True)])
         return batch._replace(images=main, second_views=second, rotated_views=rotated)
 
-    def view(self, indices: np.ndarray, drawn: np.ndarray, transform: v2.Compose) -> Tensor:
-        """(B, 3, crop, crop) uint8: image indices[b] as drawn[b] says; colours image by image."""
+    def views(self, indices: np.ndarray, drawn: np.ndarray, transform: v2.Compose) -> Tensor:
+        """(B, 3, crop, crop) uint8: image indices[b] with the parameters drawn[b]."""
         views = self.cut(indices, drawn[:, :9].astype(np.int64))
         for step in transform.transforms:
             if isinstance(step, v2.ColorJitter):

@@ -1,9 +1,9 @@
 """Glyphs: characters as classes, rendered on first use, so that everything runs without a download.
 
-240 characters from the DejaVu and STIX families that matplotlib carries, 20 images of each, varied
-in font, weight, slant, size, rotation, colour, background, clutter, blur and noise. The characters
-are such that no two look alike in one font; their order is random, so both halves mix all scripts.
-Laid out, and read, as `datasets.class_folders` says.
+240 characters from the DejaVu and STIX fonts that come with matplotlib, 20 images of each, varied
+in font, weight, slant, size, rotation, colour, background, clutter, blur and noise. No two
+characters look alike in one font. Their order is random, so both halves mix all scripts. The layout
+is that of `datasets.class_folders`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FONTS = ([f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldObli
          + [f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")]
          + [f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")])
 IMAGES_PER_CLASS = 20
-SEED = 0            # of the set, whatever the run's own: runs over seeds share their data
+SEED = 0            # of the images, whatever --seed: runs that differ in the seed share them
 POINTS = 96         # glyphs are drawn at this size, then transformed
 SIDES = (64, 96)    # of the images, in pixels
 INVERTED = 0.25     # share of images that are light on dark
@@ -52,12 +52,14 @@ def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int
         unfinished = Path(tempfile.mkdtemp(prefix=".images-", dir=folder))
         order = np.random.default_rng(seed).permutation(len(characters))
         fonts = load_fonts()
-        for c, place in enumerate(tqdm(order, f"Rendering glyphs into {folder}", disable=None)):
-            name = unicodedata.name(characters[place]).replace(" ", "_")
+        shuffled = [characters[i] for i in order]
+        for c, character in enumerate(tqdm(shuffled, f"Rendering glyphs into {folder}",
+                                           disable=None)):
+            name = unicodedata.name(character).replace(" ", "_")
             class_folder = unfinished / f"{c + 1:03d}.{name}"
             class_folder.mkdir()
             for i in range(images_per_class):
-                image = render(characters[place], fonts, np.random.default_rng([seed, c, i]))
+                image = render(character, fonts, np.random.default_rng([seed, c, i]))
                 image.save(class_folder / f"{i + 1:02d}.jpg", quality=92)
         os.chmod(unfinished, 0o755)
         publish(unfinished, folder / "images")
@@ -70,7 +72,7 @@ def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int
 
 
 def publish(unfinished: Path, images: Path) -> None:
-    """Renames; where another process was faster, its set, the same one, stays."""
+    """Renames `unfinished`, unless another process has made the same images meanwhile."""
     try:
         unfinished.rename(images)
     except OSError:
@@ -79,7 +81,7 @@ def publish(unfinished: Path, images: Path) -> None:
 
 
 def load_fonts() -> list[ImageFont.FreeTypeFont]:
-    """The fonts of FONTS from matplotlib's own files."""
+    """The FONTS, from matplotlib's files."""
     import matplotlib
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
@@ -103,7 +105,7 @@ def render(character: str, fonts: list[ImageFont.FreeTypeFont],
 
 
 def background(side: int, colour: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Shades of `colour` (3,) that change smoothly over a random number of cells."""
+    """Shades of `colour` (3,) that vary smoothly over a random number of cells."""
     cells = int(rng.integers(1, 5))
     shades = colour + rng.uniform(-40, 40, (cells, cells, 3))
     coarse = Image.fromarray(shades.clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Reads image files of any mode as upright RGB images, and says what is wrong with broken ones."""
+"""Reads image files of any mode as upright RGB images, and explains why broken ones fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from utilities.errors import UserError
 
 TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}
-warnings.filterwarnings("ignore", "Corrupt EXIF data")  # `turn_upright` does without
+warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which `turn_upright` ignores
 
 
 def decode(path: str) -> Image.Image:
@@ -62,8 +62,8 @@ def turn_upright(image: Image.Image) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits from any mode: 16 bits are scaled to 8, what is transparent lies on white, of
-    an animation the first frame counts."""
+    """8-bit RGB from any mode: 16 bits are scaled to 8, transparent pixels are laid on white, and
+    only the first frame of an animation counts."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     elif image.mode == "F":
@@ -77,12 +77,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_transparent(image: Image.Image) -> bool:
-    """Whether the image has a transparency, which `to_rgb` lays on white."""
+    """Whether the image has transparency, which `to_rgb` lays on white."""
     return image.mode in TRANSPARENT or "transparency" in image.info
 
 
 class Finding(NamedTuple):
-    """What reading a file shows: why it gives no image, or what was done to its pixels."""
+    """The result of reading a file: why it fails, or how its pixels were changed."""
 
     fault: str | None = None
     turned: bool = False        # by its EXIF orientation
@@ -114,14 +114,14 @@ def orientation(image: Image.Image) -> int | None:
 
 
 def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
-    """Reads every file; returns (path, what is wrong) of each that gives no image."""
+    """Reads every file; returns (path, fault) of each that cannot be read."""
     return [(path, finding.fault) for path, finding in
             zip(paths, examine(paths, threads), strict=True) if finding.fault]
 
 
 def in_parallel(function: Callable, items: Sequence, threads: int, title: str) -> Iterator:
-    """`map` on threads, with a progress bar; an error ends all threads. They are enough, since
-    decoding releases the interpreter's lock."""
+    """`map` on threads, with a progress bar; an error ends all threads. (Threads suffice, since
+    decoding releases the interpreter's lock.)"""
     pool = ThreadPoolExecutor(max(1, threads))
     try:
         yield from tqdm(pool.map(function, items), title, len(items), leave=False, disable=None,

@@ -1,7 +1,7 @@
 """In-Shop Clothes Retrieval of DeepFashion (Liu et al. 2016).
 
 `Eval/list_eval_partition.txt` has a count line, a header and rows `image_name item_id
-evaluation_status`, the last one of train, query and gallery. Download (img.zip, not img_highres):
+evaluation_status`, with the status train, query or gallery. Download (img.zip, not img_highres):
 mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
 """
 
@@ -24,9 +24,9 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     require(partition, folder, LAYOUT)
     require(folder / "img", folder, LAYOUT)
     splits = {split: [] for split in SPLITS.values()}
-    for place, (path, item, status) in rows(partition, COLUMNS, path_column=0, counted=True):
+    for where, (path, item, status) in rows(partition, COLUMNS, path_column=0, counted=True):
         if status not in SPLITS:
-            raise UserError(f"--source_path: evaluation_status {status!r} in {place}; accepted: "
+            raise UserError(f"--source_path: evaluation_status {status!r} in {where}; accepted: "
                             f"{', '.join(SPLITS)}")
         splits[SPLITS[status]].append((str(folder / path), item))
     return {split: by_class(existing(samples)) for split, samples in splits.items()}

@@ -53,7 +53,7 @@ class Loader:
         return len(self.batches)
 
     def open(self) -> DataLoader:
-        """The source of batches in the host's memory. Its workers live on between epochs."""
+        """The DataLoader of batches on the host. Its workers are kept between epochs."""
         items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
         fork = self.n_workers and sys.platform == "linux"
         return DataLoader(
@@ -63,13 +63,13 @@ class Loader:
             generator=torch.Generator())    # so that it draws nothing from the global one
 
     def start(self, epoch: int) -> None:
-        """Lets the workers read the first batches of `epoch`, the next that will be asked for. The
-        sampler chooses them by what it knows now."""
+        """Lets the workers read the first batches of `epoch`, which must be the next one that is
+        iterated. The sampler chooses them by its present state."""
         if self.source is None:
             self.source = self.open()
         self.seeded.epoch = epoch
         with block_signals():
-            self.started = epoch, iter(self.source)     # starts the workers, the first time
+            self.started = epoch, iter(self.source)     # the first call starts the workers
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of `epoch`, float32 and normalised, on the device."""
@@ -92,14 +92,14 @@ class Loader:
             if getattr(batch, name) is not None})
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> float32: bytes travel, floats are made on the device."""
+        """(B, 3, H, W) uint8 -> float32, on the device, to which bytes are sent."""
         form = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = pixels.flip(1) if self.bgr else pixels
         return pixels.to(torch.float32, memory_format=form).sub_(self.shift).mul_(self.scale)
 
     def close(self) -> None:
-        """Lets the source go, and its workers end with it (with the last traceback that refers to
-        it, if there is one). A further epoch starts new ones."""
+        """Drops the DataLoader, which ends its workers once nothing refers to it any more, such as
+        a traceback. A further epoch starts new ones."""
         self.source = self.started = None
 
 
@@ -121,7 +121,7 @@ class InOrder:
 
 
 class SeededBatches:
-    """The batches of a sampler, as lists of (index, seed); `epoch` says which come next.
+    """The batches of a sampler, as lists of (index, seed). `epoch` sets which come next.
 
     A seed follows from (seed, epoch, step, slot in the batch).
     """
@@ -144,8 +144,8 @@ class SeededBatches:
 
 @contextlib.contextmanager
 def explain_lost_workers() -> Iterator[None]:
-    """RunError in one line, instead of torch's error, when a worker has ended too early. It may
-    come up anywhere in the program, since torch raises it in a signal handler."""
+    """RunError in one line, instead of torch's error, when a worker has ended too early. torch
+    raises it in a signal handler, so it may come from anywhere in the program."""
     try:
         yield
     except RuntimeError as error:

@@ -1,7 +1,7 @@
 """Stanford Online Products (Song et al. 2016, arXiv 1511.06452).
 
-`Info_Files/Ebay_train.txt` and `Ebay_test.txt` list what trains and what tests, in columns
-`image_id class_id super_class_id path`, paths relative to `images/`. Download:
+`Info_Files/Ebay_train.txt` and `Ebay_test.txt` list the training and test images in columns
+`image_id class_id super_class_id path`, with paths relative to `images/`. Download:
 cvgl.stanford.edu/projects/lifted_struct.
 """
 
@@ -25,10 +25,10 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     for split, name in LISTS.items():
         require(folder / "Info_Files" / name, folder, LAYOUT)
         samples = []
-        for place, (_, class_id, _, path) in rows(folder / "Info_Files" / name, COLUMNS,
+        for where, (_, class_id, _, path) in rows(folder / "Info_Files" / name, COLUMNS,
                                                   path_column=3):
             if not class_id.isdecimal():
-                raise UserError(f"--source_path: class_id {class_id!r} in {place}; expected: a "
+                raise UserError(f"--source_path: class_id {class_id!r} in {where}; expected: a "
                                 "whole number")
             samples.append((str(folder / "images" / path), class_id))
         splits[split] = by_class(existing(samples), order=int)

@@ -1,4 +1,4 @@
-"""From the samples a layout lists to the splits that `datasets.select` gives."""
+"""From the samples that a layout lists to the splits that `datasets.select` returns."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build(name: str, opt) -> dict[str, Dataset]:
 
 
 def read_splits(samples: dict[str, Samples], opt) -> list[str]:
-    """The splits that loaders read. A union of query and gallery is read by its parts."""
+    """The splits that loaders read: query and gallery, but not their union."""
     return [split for split in samples if f"{split}_query" not in samples
             and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
 
@@ -68,7 +68,7 @@ def read(name: str, source_path: str) -> dict[str, Samples]:
 
 
 def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
-    """`samples` without files that give no image, each of which is named and all counted."""
+    """`samples` without files that cannot be read, which are printed and counted."""
     faults = dict(images.broken([path for part in samples.values() for path, _ in part], threads))
     for path, fault in faults.items():
         print(f"--skip_broken_images: left out {path!r}: {fault}")
@@ -82,7 +82,7 @@ def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Sam
 
 
 def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> None:
-    """UserError that names the first split without images."""
+    """UserError, naming the first split without images, if there is one."""
     for split, part in samples.items():
         if part:
             continue
@@ -107,7 +107,7 @@ def training_transforms(opt) -> Transforms:
 
 
 def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
-    """The classes of each split in the order they come; query and gallery share theirs."""
+    """The classes of each split in order of appearance, the same for query and gallery."""
     names = {split: list(dict.fromkeys(label for _, label in part))
              for split, part in samples.items()}
     for whole in ("testing", "validation"):
@@ -126,19 +126,19 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
         if by_class or in_shop:
             kept = evenly_spaced(len(groups), share)
             training = [group for i, group in enumerate(groups) if i in kept]
-            held = [group for i, group in enumerate(groups) if i not in kept]
+            held_out = [group for i, group in enumerate(groups) if i not in kept]
         else:
             kept = [evenly_spaced(len(group), share) for group in groups]
             training = [[x for i, x in enumerate(group) if i in keep]
                         for group, keep in zip(groups, kept, strict=True)]
-            held = [[x for i, x in enumerate(group) if i not in keep]
-                    for group, keep in zip(groups, kept, strict=True)]
+            held_out = [[x for i, x in enumerate(group) if i not in keep]
+                        for group, keep in zip(groups, kept, strict=True)]
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
             for part, start in (("query", 1), ("gallery", 0)):
-                samples[f"validation_{part}"] = [x for group in held for x in group[start::2]]
+                samples[f"validation_{part}"] = [x for group in held_out for x in group[start::2]]
         else:
-            samples["validation"] = list(chain.from_iterable(held))
+            samples["validation"] = list(chain.from_iterable(held_out))
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
@@ -147,7 +147,7 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
 
 
 def grouped(samples: Samples) -> list[Samples]:
-    """The samples of each class, classes in the order they come."""
+    """The samples of each class, in order of appearance."""
     groups = {}
     for sample in samples:
         groups.setdefault(sample[1], []).append(sample)
@@ -155,6 +155,6 @@ def grouped(samples: Samples) -> list[Samples]:
 
 
 def evenly_spaced(n: int, share: float) -> set[int]:
-    """round(share * n) of 0..n-1, at least one, as evenly spaced as integers allow."""
+    """round(share * n) of 0..n-1, at least one, as evenly spaced as possible."""
     k = max(1, round(share * n))
     return {(2 * i + 1) * n // (2 * k) for i in range(k)}

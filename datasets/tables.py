@@ -11,39 +11,39 @@ from utilities.errors import UserError
 
 def rows(path: Path, columns: str, *, path_column: int,
          counted: bool = False) -> list[tuple[str, list[str]]]:
-    """(place, row split at blanks) of each row but those of hidden images; errors name the place.
+    """(where it stands, row split at blanks) of each row, leaving out hidden images.
 
-    columns: the names in the header, which has to be there: any other line in its place may be an
-    image. counted: a line above the header gives the number of rows.
+    columns: the names in the header, which must be there, since another line may be an image.
+    counted: a line above the header gives the number of rows. UserError for any other content.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--source_path: cannot read {str(path)!r}: {error}") from error
     names, header = columns.split(), 1 + counted
-    lines += [""] * header      # a file that ends too early lacks its header
+    lines += [""] * header      # for a file that ends before its header
     if lines[header - 1].split() != names:
         raise UserError(f"--source_path: line {header} of {str(path)!r} is {lines[header - 1]!r}; "
                         f"expected: {columns!r}" + " below the number of rows" * counted)
     table = []
     for number, line in enumerate(lines[header:], start=header + 1):
-        row, place = line.split(), f"line {number} of {str(path)!r}"
+        row, where = line.split(), f"line {number} of {str(path)!r}"
         if row and len(row) != len(names):
-            raise UserError(f"--source_path: {place} has {len(row)} columns, {len(names)} are "
+            raise UserError(f"--source_path: {where} has {len(row)} columns, {len(names)} are "
                             f"expected: {line!r}")
         if row:
-            table.append((place, row))
+            table.append((where, row))
     if counted and lines[0].split() != [str(len(table))]:
         raise UserError(f"--source_path: line 1 of {str(path)!r} is {lines[0]!r}; expected: "
                         f"{len(table)}, the number of rows below the header")
-    return [(place, row) for place, row in table
+    return [(where, row) for where, row in table
             if not os.path.basename(row[path_column]).startswith(".")]
 
 
 def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`samples` as they are; UserError when files are not there.
+    """`samples`, unchanged; UserError when files are missing.
 
-    Folders are listed once, instead of asking for each of 120,000 files.
+    Folders are listed once, which is faster than a look-up of each of 120,000 files.
     """
     listed = {}
     missing = []

@@ -37,15 +37,13 @@ def evaluation_transform(crop: int, resize: int) -> v2.Compose:
 
 
 def rotated_transform(crop: int, resize: int) -> v2.Compose:
-    """A square that fills the crop after any quarter turn: black corners would give the angle
-    away."""
+    """A square crop, which a quarter turn leaves whole: black corners would reveal the angle."""
     return v2.Compose([v2.Resize(resize), v2.RandomCrop(crop), v2.PILToTensor()])
 
 
 def augment(transform: v2.Transform, image: Image.Image, seed: int) -> torch.Tensor:
-    """transform(image), with random numbers that depend on `seed` alone (on 32 bits of it, as
-    many as the generator takes). Miners and dropout, which draw from the same generator, get the
-    numbers that they would get without."""
+    """transform(image), with random numbers that depend only on `seed` (on 32 bits of it, as many
+    as the generator takes). Restores the generator, from which miners and dropout draw."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return transform(image)

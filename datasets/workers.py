@@ -1,4 +1,4 @@
-"""The processes that load images: how signals, errors and the program's end reach them."""
+"""Signals, errors and the program's end in the processes that load images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from utilities.errors import UserError
 def ignore_signals(worker: int) -> None:
     """Ctrl-C and SIGTERM reach the whole process group, but only the parent acts on them.
 
-    The parent may stop while a thread of the worker is handing over a batch. The error that this
-    thread then meets is not printed.
+    If the parent stops while a thread of the worker hands over a batch, that thread's error is not
+    printed.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -25,7 +25,7 @@ def ignore_signals(worker: int) -> None:
 
 @contextlib.contextmanager
 def block_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the workers have started: at first they have the parent's
+    """Holds back Ctrl-C and SIGTERM while workers start, since they begin with the parent's
     handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -39,7 +39,7 @@ def block_signals() -> Iterator[None]:
 
 @atexit.register
 def end_workers() -> None:
-    """Ends, when the program does, the workers of loaders that were not closed.
+    """Ends the workers of loaders that were not closed when the program ends.
 
     Python ends its daemonic processes by SIGTERM and waits for them. Workers ignore that signal.
     """
@@ -52,8 +52,8 @@ def end_workers() -> None:
 
 @contextlib.contextmanager
 def unwrap_user_errors() -> Iterator[None]:
-    """A UserError from a worker with its message alone: torch puts the worker's traceback before
-    it, so that it is the last line."""
+    """Reduces a worker's UserError to its message, the last line after the traceback that torch
+    adds."""
     try:
         yield
     except UserError as error:
