@@ -2,11 +2,11 @@
 
     python diva_main.py --dataset cub200 --source_path <folder of datasets> ...
 
-The objective (see criteria/features.py) is a list of summands; `train_epoch` walks them:
+The objective (see criteria/features.py) is a list of summands, which `train_epoch` adds up:
 
     L = sum over features f of weight_f * L_f(step)
 
-with `step` what the networks make of a batch.
+where `step` holds the outputs of the networks for a batch.
 """
 
 import parameters
@@ -37,7 +37,7 @@ from utilities.monitor import Monitor, gradient_statistics
 
 
 def main(opt) -> int:
-    """Does what the options say; returns the exit status."""
+    """Runs what the options ask for; returns the exit status."""
     try:
         with Interrupts() as interrupts, explain_lost_workers(), setup.explain_out_of_memory():
             if opt.check_data:
@@ -53,7 +53,7 @@ def main(opt) -> int:
 
 
 class Training:
-    """A run: assembled by the constructor, written to disk from `run` on."""
+    """A run: the constructor assembles it and writes nothing to the disk, `run` trains."""
 
     def __init__(self, opt, interrupts: Interrupts):
         self.opt, self.interrupts = opt, interrupts
@@ -72,7 +72,7 @@ class Training:
         self.scheduler = setup.scheduler(opt, self.optimiser)
         self.sampler = datasampler.select(opt.data_sampler, opt, self.training_set)
         main_feature = features.main(self.objective)
-        self.stored_head = main_feature.name  # whose embeddings a sampler's storage keeps
+        self.stored_head = main_feature.name  # its embeddings are those in a sampler's storage
         self.sampler.bind(main_feature.criterion)
         self.loader = Loader(self.training_set, opt, self.device, self.sampler)
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device)
@@ -85,7 +85,7 @@ class Training:
         self.teaching = Teaching(self.objective)
 
     def run(self) -> int:
-        """All epochs from where the run stands, and its summary."""
+        """Trains the remaining epochs and writes the summary."""
         opt, options = self.opt, parameters.public(self.opt)
         self.folder = (Path(opt.resume) if opt.resume else
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
@@ -124,14 +124,14 @@ class Training:
         return 0
 
     def begin(self) -> None:
-        """What comes before the first epoch of a new run."""
+        """Prepares the first epoch of a new run."""
         self.fill_storage()
         for feature in self.objective:
             feature.begin(self.between_steps)
         self.monitor.check(self.network, self.objective)
 
     def close(self) -> None:
-        """Ends what runs beside the training; what is due at the end is written and drawn."""
+        """Writes and draws what is due at the end; ends workers, the W&B run and the lock."""
         try:
             self.last_state.flush()
             for part in (self.loader, self.between_steps.training_images, self.evaluator):
@@ -142,7 +142,7 @@ class Training:
             self.lock.release()
 
     def train_epoch(self, epoch: int) -> None:
-        """One pass over the sampler's batches: the formula at the top of this file."""
+        """One pass over the sampler's batches, by the formula at the top of this file."""
         objective, network, optimiser = self.objective, self.network, self.optimiser
         network.train()
         objective.train()
@@ -176,7 +176,7 @@ class Training:
         self.scheduler.step()
 
     def log_epoch(self, epoch: int, means: dict, seconds: float) -> None:
-        """Hands the epoch's training scalars to the logger, under the dashboards' names."""
+        """Logs the epoch's training scalars, under the names that dashboards use."""
         log, speed = self.logger.log, len(self.loader) * self.opt.bs / seconds
         print(f"Epoch {epoch}: loss {means['loss']:.4f}, {speed:.1f} images/s", flush=True)
         self.seconds += seconds
@@ -197,10 +197,10 @@ class Training:
         log("Train", "Learning rate", {g["name"]: g["lr"] for g in self.optimiser.param_groups})
 
     def evaluate_and_save(self, epoch: int) -> None:
-        """Metrics, logs and checkpoints of a finished epoch, in an order that a crash may cut."""
+        """Metrics, logs and checkpoints of a finished epoch, in an order safe against crashes."""
         self.monitor.check(self.network, self.objective)
         if epoch + 1 < self.opt.n_epochs and not self.opt.data_idx_full_prec:
-            self.loader.start(epoch + 1)    # workers read its first batches while others compute
+            self.loader.start(epoch + 1)    # workers read its first batches during the evaluation
         better = self.evaluator.evaluate(self.network, epoch, self.logger)
         with self.interrupts.shield():
             self.logger.end_epoch(epoch)
@@ -212,7 +212,7 @@ class Training:
             self.last_state.save(self.state_dict(), self.epoch)
 
     def state_dict(self) -> dict:
-        """Everything that the rest of the run depends on, as plain types and tensors."""
+        """All that the rest of the run depends on, as plain types and tensors."""
         return {"epoch": self.epoch, "seconds": self.seconds,
                 "options": parameters.public(self.opt),
                 **{name: part.state_dict() for name, part in self.stateful().items()}}
@@ -229,7 +229,7 @@ class Training:
                 "evaluator": self.evaluator, "random": checkpoint.RandomState}
 
     def fill_storage(self) -> None:
-        """Embeds every training image for the samplers that choose batches by embeddings."""
+        """Embeds every training image for samplers that choose batches by embeddings."""
         if self.sampler.uses_storage:
             loader = Loader(self.splits["evaluation"], self.opt, self.device)
             self.sampler.fill(embed(self.network, loader, [self.stored_head]))

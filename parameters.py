@@ -1,8 +1,8 @@
 """Every command-line flag with its help, and `resolve`: all derivation and validation of options.
 
-`read_arguments` is what everybody calls. A flag is a line in the table of the folder where it acts;
-options that depend on each other are settled by the small functions below `resolve`. Nothing here
-imports torch, so that `--help` and mistakes are answered at once.
+Call `read_arguments`. A flag is a line in the table of the folder where it acts; the functions
+below `resolve` settle options that depend on each other. Nothing here imports torch, so that
+`--help` and mistakes are answered at once.
 """
 
 from __future__ import annotations
@@ -55,28 +55,27 @@ TRAINING = (
          NOT_NEGATIVE),
     Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
-    Flag("--scheduler", str, "step", "learning rates are multiplied by --gamma at the epochs --tau "
-         "(step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
+    Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: at the epochs "
+         "--tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
     Flag("--gamma", float, 0.3, "factor of --scheduler", POSITIVE),
-    Flag("--tau", int, [10000], "epochs after which --scheduler step acts", COUNT, "+"),
-    Flag("--seed", int, 1, "seed of everything random", Range(0, 2**32 - 1)),
+    Flag("--tau", int, [10000], "epochs at which --scheduler step lowers the rates", COUNT, "+"),
+    Flag("--seed", int, 1, "seed of all random numbers", Range(0, 2**32 - 1)),
     Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
          ("auto", "cuda", "cpu")),
     Flag("--gpu", int, [0], "index of the GPU to use", NOT_NEGATIVE, "+"),
     Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
-         "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may convolve in "
-         "TF32, torch's default", ("fp32", "bf16", "fp16")),
-    Flag("--channels_last", bool, False, "keep images in memory with their channels innermost, "
-         "faster with bf16 and fp16 on recent GPUs"),
-    Flag("--compile", bool, False, "compile the network with torch.compile: slow first steps, "
-         "faster ones after"),
-    Flag("--deterministic", bool, False, "only deterministic GPU algorithms: the same numbers in "
-         "every run with one seed, slower"),
-    Flag("--resume", str, None, "go on with the run in this folder; its other options are read "
-         "from there"),
+         "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may use TF32 in "
+         "convolutions, torch's default", ("fp32", "bf16", "fp16")),
+    Flag("--channels_last", bool, False, "keep images in memory with their channels last, faster "
+         "with bf16 and fp16 on recent GPUs"),
+    Flag("--compile", bool, False, "compile the network with torch.compile: the first steps are "
+         "slow, all others faster"),
+    Flag("--deterministic", bool, False, "use only deterministic GPU algorithms: slower, but runs "
+         "with the same seed give the same numbers"),
+    Flag("--resume", str, None, "resume the run in this folder, with its options"),
     Flag("--evaluate_only", bool, False, "evaluate the network in --checkpoint and stop"),
-    Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only; in a run's folder, the "
-         "run's options hold where no others are given"),
+    Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only; options that are not "
+         "given are those of the run in whose folder it lies"),
     Flag("--extension", str, "none", NO_EFFECT),
 )
 
@@ -86,38 +85,38 @@ DATASETS = (
          "images/<class>/<files>"),
     Flag("--source_path", str, os.getcwd() + "/../../Datasets", "folder that holds the datasets"),
     Flag("--train_val_split", float, 1, "share of each training class to train on; the rest is a "
-         "validation split by which checkpoints are chosen; 1: no split, chosen on test",
+         "validation split, on which checkpoints are chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
-         "crop and flip; adv: also grey and colour jitter 0.2; big: crops of 256, in evaluation "
-         "too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
+         "crop and flip; adv: also grey and colour jitter 0.2; big: as base with crops of 256, in "
+         "evaluation too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
     Flag("--realistic_augmentation", bool, False,
          "second view with random grey and colour jitter 0.4"),
     Flag("--realistic_main_augmentation", bool, False,
          "main view with random grey and colour jitter 0.4, whatever --augmentation says"),
     Flag("--crop_size", int, None, "side of the images that the network sees, in pixels (default: "
          "224; 227 for bninception and googlenet; 256 with --augmentation big)", COUNT),
-    Flag("--resize", int, None, "short side that evaluation images are resized to before their "
-         "centre is cropped, in pixels (default: 256; in the same proportion to another "
-         "--crop_size than the default)", COUNT),
+    Flag("--resize", int, None, "short side of evaluation images before their centre is cropped, "
+         "in pixels (default: 256, scaled in proportion to a --crop_size other than its default)",
+         COUNT),
     Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process; "
-         "when not given: the processor's cores, at most 16, shared by the processes of a torchrun",
+         "when not given: one for each core, at most 16, shared by the processes of a torchrun",
          NOT_NEGATIVE),
-    Flag("--cache", str, "none", "keep decoded images in memory that the workers share (ram), or "
-         "those of training on the GPU, which then also augments them (gpu)",
+    Flag("--cache", str, "none", "keep all decoded images in memory that the workers share (ram), "
+         "or the training images on the GPU, which then also augments them (gpu)",
          ("none", "ram", "gpu")),
-    Flag("--skip_broken_images", bool, False, "leave out images that cannot be read, and say which "
-         "(otherwise they end the run)"),
+    Flag("--skip_broken_images", bool, False, "leave out and print images that cannot be read; "
+         "otherwise they end the run"),
     Flag("--check_data", bool, False, "read every image of the dataset, report, and stop"),
 )
 
 ARCHITECTURES = (
     Flag("--arch", str, "resnet50_frozen_normalize", "backbone (resnet50, bninception, googlenet, "
-         "or another of pretrainedmodels and torchvision) with _frozen (BatchNorm keeps its "
-         "statistics) and _normalize (unit-length embeddings) behind it, in any order"),
+         "or another of pretrainedmodels and torchvision), with suffixes _frozen (BatchNorm keeps "
+         "its statistics) and _normalize (unit-length embeddings) in any order"),
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
-    Flag("--not_pretrained", bool, False, "start from random weights, not from ImageNet's"),
+    Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
     Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
          "download"),
 )
@@ -133,17 +132,17 @@ DATASAMPLER = (
          COUNT),
     Flag("--data_storage_no_update", bool, False, "storage samplers keep the embeddings from "
          "before training"),
-    Flag("--data_idx_full_prec", bool, False, "storage samplers embed the training set anew before "
-         "each epoch, instead of updating with the batches that pass"),
+    Flag("--data_idx_full_prec", bool, False, "storage samplers embed the training set before each "
+         "epoch, instead of taking the embeddings of training batches"),
     Flag("--data_mb_mom", float, -1, "momentum of the storage's update; -1: plain replacement",
          Range(0, 1, off=-1)),
     Flag("--data_mb_lr", float, 1, "step of the storage's update with --data_mb_mom", POSITIVE),
     Flag("--data_sampler_lowproj_dim", int, -1, "dimensions of the random linear map under which a "
          "storage sampler compares; -1: none", Range(1, off=-1)),
     Flag("--data_sim_measure", str, "euclidean", "distance of full_greedy_coreset: euclidean is "
-         "the squared one, square its root", ("euclidean", "square", "cosine")),
-    Flag("--data_gc_softened", bool, False, "coreset samplers take a random candidate above the "
-         "97th percentile of distance, not the farthest"),
+         "the squared Euclidean distance, square its root", ("euclidean", "square", "cosine")),
+    Flag("--data_gc_softened", bool, False, "greedy coreset samplers take a random candidate above "
+         "the 97th percentile of distance, not the farthest"),
     Flag("--data_d2_coreset_lambda", float, 1, "exponent of the squared distances in d2_coreset",
          NOT_NEGATIVE),
     Flag("--data_gc_coreset_lim", float, 1e-9, NO_EFFECT),
@@ -153,14 +152,14 @@ BATCHMINER = (
     Flag("--batch_mining", str, "distance", "how tuples for --loss are chosen in a batch, or "
          "pml:<miner of pytorch-metric-learning>; when not given, npair and angular use npair, "
          "lifted uses lifted", batchminer.MINERS, guests=True),
-    Flag("--miner_distance_lower_cutoff", float, 0.5, "distance below which negatives are no "
-         "likelier (distance, random_distance, shared_*_distance)", NOT_NEGATIVE),
+    Flag("--miner_distance_lower_cutoff", float, 0.5, "distance below which negatives do not "
+         "become likelier (distance, random_distance, shared_*_distance)", NOT_NEGATIVE),
     Flag("--miner_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
     Flag("--miner_rho_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff of "
          "rho_distance", NOT_NEGATIVE),
     Flag("--miner_rho_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
-    Flag("--miner_rho_distance_cp", float, 0.2, "rho_distance: probability of the triplet anchor, "
-         "anchor, another of its class", SHARE),
+    Flag("--miner_rho_distance_cp", float, 0.2, "rho_distance: probability of a triplet with "
+         "the anchor as positive and an image of its class as negative", SHARE),
     Flag("--miner_anticollapse_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff "
          "of anticollapse_distance", NOT_NEGATIVE),
     Flag("--miner_anticollapse_distance_upper_cutoff", float, 1.4, "distance above which "
@@ -184,8 +183,8 @@ DIVA = (
     Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
          "discriminative, selfsimilarity, shared and intra make the published method",
          criteria.FEATURES, "+"),
-    Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco is DaNCE, moco "
-         "the same without its weights", ("fast_moco", "moco")),
+    Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco (DaNCE), or moco, "
+         "the same without weights of the negatives", ("fast_moco", "moco")),
     Flag("--diva_sharing", str, "random", "tuples of shared: random permutes labels; standard "
          "takes a near negative and a positive of a third class; full takes both near",
          ("random", "standard", "full")),
@@ -197,26 +196,26 @@ DIVA = (
     Flag("--diva_decorrelations", str, [], "pairs source-target to decorrelate, e.g. "
          "shared-discriminative; when not given: those of the paper for the three- and "
          "four-feature method, else none", None, "+"),
-    Flag("--diva_rho_decorrelation", float, [1500], "weight of the decorrelation: one for all "
+    Flag("--diva_rho_decorrelation", float, [1500], "weight of the decorrelation, one for all "
          "pairs or one for each", NOT_NEGATIVE, "+"),
     Flag("--diva_decorrnet_dim", int, 512, "hidden width of the decorrelation networks", COUNT),
     Flag("--diva_decorrnet_lr", float, 1e-5, "learning rate of the decorrelation networks",
          POSITIVE),
-    Flag("--diva_moco_momentum", float, 0.9, "share that the key network keeps of itself in a step",
+    Flag("--diva_moco_momentum", float, 0.9, "share of the key network's weights that a step keeps",
          SHARE),
     Flag("--diva_moco_temperature", float, 0.1, "temperature of the selfsimilarity logits",
          POSITIVE),
     Flag("--diva_moco_trainable_temp", bool, False, "learn the temperature"),
     Flag("--diva_moco_temp_lr", float, 5e-4, "learning rate of the temperature", POSITIVE),
     Flag("--diva_moco_n_key_batches", int, 50, "batches of keys in the queue", COUNT),
-    Flag("--diva_moco_lower_cutoff", float, 0.5, "distance below which fast_moco weighs keys no "
-         "more", NOT_NEGATIVE),
+    Flag("--diva_moco_lower_cutoff", float, 0.5, "distance below which the weights of "
+         "fast_moco's keys stay the same", NOT_NEGATIVE),
     Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
          "weight", POSITIVE),
-    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as the paper "
-         "has it, not over the queries as the released code does"),
+    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as in the "
+         "paper, instead of over the queries, as in the released code"),
     Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", POSITIVE),
-    Flag("--diva_dc_update_f", int, 2, "epochs between the clusterings of dc", COUNT),
+    Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", COUNT),
     Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
 )
 
@@ -267,7 +266,7 @@ PAIR_LOSSES = (
     Flag("--loss_snr_margin", float, 0.2, "snr: margin between the noise-to-signal ratios",
          NOT_NEGATIVE),
     Flag("--loss_snr_reg_lambda", float, 0.005, "snr: weight of the zero-mean regulariser, off "
-         "with the miners by distance", NOT_NEGATIVE),
+         "with miners by distance", NOT_NEGATIVE),
     Flag("--loss_snr_beta", float, 0, "snr: initial boundary, learned per class; 0: no boundary",
          NOT_NEGATIVE),
     Flag("--loss_snr_beta_lr", float, 5e-4, "snr: learning rate of the boundary", POSITIVE),
@@ -286,7 +285,7 @@ PROXY_LOSSES = (
     Flag("--loss_arcface_angular_margin", float, 0.5, "arcface: margin m added to the label's "
          "angle, in radians", Range(0, math.pi)),
     Flag("--loss_arcface_feature_scale", float, 64, "arcface: scale of the logits", POSITIVE),
-    Flag("--loss_arcface_original", bool, False, "arcface: as the original code computes it, the "
+    Flag("--loss_arcface_original", bool, False, "arcface: as in the original code, with the "
          "margin on every logit"),
     Flag("--loss_softtriplet_n_centroids", int, 10, "softtriplet: centroids per class", COUNT),
     Flag("--loss_softtriplet_margin_delta", float, 0.01, "softtriplet: margin at the label",
@@ -295,11 +294,11 @@ PROXY_LOSSES = (
          "class's centroids", POSITIVE),
     Flag("--loss_softtriplet_lambda", float, 20, "softtriplet: scale of the logits", POSITIVE),
     Flag("--loss_softtriplet_reg_weight", float, 0.2, "softtriplet: weight of the regulariser that "
-         "draws a class's centroids together", NOT_NEGATIVE),
+         "pulls a class's centroids together", NOT_NEGATIVE),
     Flag("--loss_softtriplet_lr", float, 5e-4, "softtriplet: learning rate of the centroids",
          POSITIVE),
-    Flag("--loss_softtriplet_original", bool, False, "softtriplet: as the original code computes "
-         "it, centroids normalised over the wrong axis"),
+    Flag("--loss_softtriplet_original", bool, False, "softtriplet: as in the original code, with "
+         "centroids normalised over the wrong axis"),
     Flag("--loss_proxynca_lr", float, 5e-4, "proxynca: learning rate of the proxies", POSITIVE),
     Flag("--loss_oproxy_mode", str, "anchor", "oproxy: sums over the batch for each proxy (anchor) "
          "or over proxies for each sample (nca)", ("anchor", "nca")),
@@ -315,37 +314,36 @@ PROXY_LOSSES = (
 EVALUATION = (
     Flag("--evaluation_metrics", str,
          ["e_recall@1", "e_recall@2", "e_recall@4", "nmi", "f1", "mAP_c"], "metrics after each "
-         "epoch; @ wants a number (of neighbours for the recalls), dists@ one of intra, inter and "
-         "intra_over_inter; online_products and in-shop have defaults of their own "
+         "epoch; @ is followed by a number (of neighbours for the recalls), dists@ by intra, inter "
+         "or intra_over_inter; online_products and in-shop have other defaults "
          f"[{', '.join(m + '@' * (m in metrics.ARGUMENTS) for m in metrics.METRICS)}]", None, "+"),
     Flag("--evaltypes", str, ["discriminative"], "embeddings to evaluate: a feature, "
          "Combined_<feature>_<feature>...[-<weight>-<weight>...] (weighted concatenation), Sum_... "
-         "(weighted sum), or all: the published combinations of all features; when not given and "
-         "discriminative is not trained: all", None, "+"),
+         "(weighted sum), or all (the published combinations of all features), the default if "
+         "discriminative is not trained", None, "+"),
     Flag("--storage_metrics", str, ["e_recall@1"], "metrics by which the best checkpoint of each "
          "evaltype is kept", None, "+"),
     Flag("--train_metrics", bool, False, "also evaluate on the training classes"),
     Flag("--evaluate_on_gpu", bool, False, "compute the metrics on the GPU; the default where the "
          "network is on one"),
-    Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, which leaves the GPU's "
-         "memory to the network"),
+    Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, to save GPU memory"),
     Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", COUNT),
 )
 
 LOGGING = (
     Flag("--save_path", str, os.getcwd() + "/Training_Results", "folder for results: "
          "<save_path>/<dataset>/<savename>"),
-    Flag("--save_every", int, 1, "epochs between writes of checkpoint_last; the last epoch is also "
-         "written at an interrupt, an error and the end", COUNT),
+    Flag("--save_every", int, 1, "epochs between writes of checkpoint_last; the last whole epoch "
+         "is also written at an interrupt, an error and the end", COUNT),
     Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
          "<group>_s<seed>"),
     Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
          ("none", "end", "epoch")),
-    Flag("--log_every", int, 20, "steps between reads of losses from the device; a loss that is "
-         "not finite ends the run there", COUNT),
+    Flag("--log_every", int, 20, "steps between reads of the losses from the device, which end the "
+         "run if one is not finite", COUNT),
     Flag("--log_online", bool, False, "log to Weights & Biases"),
-    Flag("--wandb_key", str, NO_KEY, "API key of Weights & Biases, if neither the environment nor "
-         "`wandb login` has it; written nowhere"),
+    Flag("--wandb_key", str, NO_KEY, "API key of Weights & Biases, if it is neither in the "
+         "environment nor in `wandb login`; never stored"),
     Flag("--wandb_mode", str, "online", "with --log_online: online, or offline for `wandb sync` "
          "later", ("online", "offline")),
     Flag("--wandb_entity", str, None, "user or team of Weights & Biases"),
@@ -368,10 +366,10 @@ GROUPS = {
 }
 FLAGS = options.by_name(GROUPS)
 
-# What a resumed run may be given anew.
+# Options that may change on --resume.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "save_every",
               "wandb_key", "wandb_mode")
-# What --evaluate_only takes from the command line, not from the checkpoint's run.
+# Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
 
@@ -379,8 +377,8 @@ OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_la
 def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """The options of the command line `argv` (sys.argv's when None), validated and resolved.
 
-    `.given` holds the sorted names of the options that the user gave. A mistake is told in one line
-    on stderr and ends the program with status 2.
+    `.given` holds the sorted names of the options that the user gave. A mistake is printed in one
+    line on stderr and ends the program with status 2.
     """
     try:
         opt = parse(sys.argv[1:] if argv is None else argv)
@@ -399,7 +397,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
-    """What the user should know about options that are accepted and change nothing."""
+    """Warnings about given options that have no effect."""
     warnings = []
     if ignored := [f"--{name}" for name in given if FLAGS[name].help.startswith(NO_EFFECT)]:
         warnings.append(f"{', '.join(ignored)}: {NO_EFFECT}")
@@ -410,14 +408,14 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    """The command line as it stands, with `.given`, before any option is judged."""
+    """The command line as given, with `.given`, before any option is checked."""
     return options.parse(argv, PROGRAM, DESCRIPTION, GROUPS)
 
 
 def resolve(opt: Namespace) -> Namespace:
-    """A new Namespace with everything derived and checked; UserError for what cannot be.
+    """A new Namespace with all options derived and checked; UserError for a mistake.
 
-    Resolving what is resolved changes nothing.
+    Resolving resolved options changes nothing.
     """
     opt = Namespace(**{name: copy.copy(value) for name, value in vars(opt).items()})
     for name, flag in FLAGS.items():
@@ -431,7 +429,7 @@ def resolve(opt: Namespace) -> Namespace:
 
 
 def public(opt: Namespace) -> dict[str, Any]:
-    """The options as JSON-able plain types, without what must not be stored."""
+    """The options as plain types for JSON, without the key, which must not be stored."""
     return {name: value for name, value in vars(opt).items() if name != "wandb_key"}
 
 
@@ -456,10 +454,10 @@ def resumed(opt: Namespace) -> Namespace:
 
 
 def evaluated(opt: Namespace) -> Namespace:
-    """The options of the run in whose folder `opt.checkpoint` lies, with what the user gave, and
-    what concerns the machine, taken from `opt`; `opt` as it is for a file in no such folder.
+    """The options of the run in whose folder `opt.checkpoint` lies, except those that the user gave
+    or that concern the machine, which are from `opt`; `opt` itself where there is no such folder.
 
-    UserError for a given option that makes another network.
+    UserError for a given option that describes another network.
     """
     folder = Path(opt.checkpoint).expanduser().parent
     if not (folder / OPTIONS_FILE).exists():
@@ -474,7 +472,7 @@ def evaluated(opt: Namespace) -> Namespace:
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
-    """Whether giving the resolved options `run` the option anew leaves it as it is."""
+    """Whether setting the option `name` of `run` to `value` resolves to the value it has."""
     given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
     try:
         return getattr(resolve(given), name) == getattr(run, name)
@@ -550,7 +548,7 @@ def _settle_image_size(opt: Namespace) -> None:
 
 
 def _settle_batch_mining(opt: Namespace) -> None:
-    """The default fits the loss; what is given must."""
+    """By default the miner that fits the loss; a given one must fit."""
     takes = criteria.TAKES.get(opt.loss)
     if "batch_mining" not in opt.given:
         opt.batch_mining = {"npairs": "npair", "sets": "lifted"}.get(takes, "distance")
@@ -579,7 +577,7 @@ def _check_features(opt: Namespace) -> None:
             refuse("--bs", f"{opt.bs} given, but {name} halves the batch", "an even number")
 
 
-# The paper's pairs. Any other set of features decorrelates nothing unless told to, as the original.
+# The paper's pairs. As in the original, other sets of features have none by default.
 DECORRELATIONS = {
     frozenset(("discriminative", "selfsimilarity", "shared")): (
         "selfsimilarity-discriminative", "shared-discriminative", "shared-selfsimilarity"),
@@ -644,7 +642,7 @@ def _check_sampler(opt: Namespace) -> None:
 
 
 def _check_cutoffs(opt: Namespace) -> None:
-    """Lower bounds of distances lie below their upper bounds, where those are applied."""
+    """Lower cutoffs must lie below upper cutoffs where those are applied."""
     for prefix in ("miner_anticollapse_distance", "diva_moco"):
         low, high = (getattr(opt, f"{prefix}_{end}_cutoff") for end in ("lower", "upper"))
         if low >= high:
