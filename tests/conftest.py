@@ -60,8 +60,9 @@ class Waiting(TorchDispatchMode):
     METHODS = ("cpu", "numpy", "tolist", "__array__")
 
     def __enter__(self):
-        own = vars(torch.Tensor)    # the others are inherited
-        self.originals = {method: own[method] for method in self.METHODS if method in own}
+        attributes = vars(torch.Tensor)     # without inherited ones
+        self.originals = {method: attributes[method] for method in self.METHODS
+                          if method in attributes}
         for method in self.METHODS:
             setattr(torch.Tensor, method, self.refuse)
         return super().__enter__()

@@ -1,5 +1,5 @@
-"""Trainings in processes of their own, forked from one that has imported everything, so that they
-start at once; and what ends them."""
+"""Trainings in processes that are forked from one that has imported everything, so that they start
+at once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ sys.exit(diva_main.main(parameters.read_arguments()))
 
 @dataclass
 class Process:
-    """A training, the leader of a process group of its own."""
+    """A training, the leader of its process group."""
 
     server: Server
     id: int
@@ -141,14 +141,14 @@ def until(condition, seconds: float = PATIENCE) -> bool:
 
 def members(group: int) -> set[int]:
     """The processes of the group that run (a zombie does not)."""
-    found = set()
+    running = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 state, _, its_group, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
                 if int(its_group) == group and state != "Z":
-                    found.add(int(entry.name))
-    return found
+                    running.add(int(entry.name))
+    return running
 
 
 def cpu_time(process: int) -> float:

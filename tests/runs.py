@@ -71,7 +71,7 @@ CLOCKS = ("Train_time", "Train_images per second")
 def contents(folder: Path) -> dict[str, object]:
     """All that a run leaves which does not depend on clocks and paths: {name: value}, with every
     tensor and number of its checkpoints under a name of its own."""
-    found: dict[str, object] = {}
+    values: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if path.name.endswith(".pth.tar"):
@@ -83,13 +83,13 @@ def contents(folder: Path) -> dict[str, object]:
                     entry for entry in state["logger"]["series"]
                     if f"{entry['split']}_{entry['group']}" not in CLOCKS]
                 state["logger"].pop("wandb_id")
-            found.update(leaves(state, name))
+            values.update(leaves(state, name))
         elif path.name == "training_summary.txt":
-            found[name] = path.read_text().split("\n", 1)[1]
+            values[name] = path.read_text().split("\n", 1)[1]
         elif path.suffix in (".csv", ".svg") and not path.stem.endswith(CLOCKS):
-            found[name] = path.read_bytes()
-    assert "CSV_Logs/Data_Train_loss.csv" in found
-    return found
+            values[name] = path.read_bytes()
+    assert "CSV_Logs/Data_Train_loss.csv" in values
+    return values
 
 
 def leaves(value, name: str) -> Iterator[tuple[str, object]]:

@@ -22,22 +22,22 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ARGV = ("--diva_features", *runs.FOUR[:2], "--evaltypes", "discriminative", "--evaluation_metrics",
         "e_recall@1")
 # Python that runs in the training's process: the signal `stop` reaches it, and its workers if it is
-# for the `group`, when `moment` has been called for the nth time, or behind that call.
+# for the `group`, when `moment` has been called for the nth time, or after that call.
 HIT = """
 import os, signal
 
-def hit(place, name, n, stop, group=False, behind=False):
-    original, calls = getattr(place, name), []
+def hit(owner, name, n, stop, group=False, after=False):
+    original, calls = getattr(owner, name), []
 
     def counted(*args, **kwargs):
         calls.append(None)
         if len(calls) != n:
             return original(*args, **kwargs)
-        result = original(*args, **kwargs) if behind else None
+        result = original(*args, **kwargs) if after else None
         (os.killpg if group else os.kill)(os.getpid(), stop)
-        return result if behind else original(*args, **kwargs)
+        return result if after else original(*args, **kwargs)
 
-    setattr(place, name, counted)
+    setattr(owner, name, counted)
 """
 
 
@@ -62,10 +62,10 @@ def whole(server, data):
 
     def train(*argv):
         if argv not in kept:
-            place = data.parent / f"whole {len(kept)}"
-            process = server.start(command(place, data, *argv))
+            folder = data.parent / f"whole {len(kept)}"
+            process = server.start(command(folder, data, *argv))
             assert process.wait() == 0, process.err
-            kept[argv], = runs.folders(place)
+            kept[argv], = runs.folders(folder)
         return kept[argv]
 
     return train
@@ -102,14 +102,14 @@ MORE_MOMENTS = {
 @pytest.mark.parametrize("moment", [
     *MOMENTS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_MOMENTS)])
 def test_a_signal_at_any_moment(server, data, whole, tmp_path, moment):
-    place, name, n, workers, signum, stay = (MOMENTS | MORE_MOMENTS)[moment]
+    owner, name, n, workers, signum, stay = (MOMENTS | MORE_MOMENTS)[moment]
     argv = ("--n_epochs", 2)
     process = server.start(command(tmp_path, data, *argv, "--kernels", workers), HIT + f"""
 import torch
 from criteria import selfsimilarity
 from evaluation import evaluator
 from utilities import logger
-hit({place}, {name!r}, {n}, {int(signum)}, group=True)
+hit({owner}, {name!r}, {n}, {int(signum)}, group=True)
 """)
     assert process.wait() == 128 + signum, process.out
     folder, = runs.folders(tmp_path)
@@ -122,9 +122,9 @@ hit({place}, {name!r}, {n}, {int(signum)}, group=True)
     assert runs.differences(whole(*argv), folder) == []
 
 
-def test_the_command_that_goes_on_is_as_a_shell_reads_it(server, data, tmp_path):
-    place = tmp_path / "a b's $x"
-    process = server.start(command(place, data, "--n_epochs", 1), HIT + f"""
+def test_the_printed_resume_command_works_in_a_shell(server, data, tmp_path):
+    folder = tmp_path / "a b's $x"
+    process = server.start(command(folder, data, "--n_epochs", 1), HIT + f"""
 hit(diva_main.LossScaling, "backward", 2, {int(signal.SIGTERM)})
 """)
     assert process.wait() == 128 + signal.SIGTERM
@@ -132,7 +132,7 @@ hit(diva_main.LossScaling, "backward", 2, {int(signal.SIGTERM)})
     python, program, *words = shlex.split(line)
     assert (python, program) == ("python", "diva_main.py")
     assert server.start(words).wait() == 0
-    assert whole_epochs(*runs.folders(place)) == 1
+    assert whole_epochs(*runs.folders(folder)) == 1
 
 
 def test_a_folder_in_which_another_process_trains_is_refused(server, data, tmp_path, whole):
@@ -169,7 +169,7 @@ hit(diva_main.run_folder, "summarise", 1, {int(signal.SIGTERM)})
 
 
 @pytest.mark.parametrize("hangs", ["diva_main.LossScaling.backward", "diva_main.Evaluator.finish"])
-def test_ctrl_c_ends_what_hangs_and_a_second_one_does_at_once(server, data, tmp_path, hangs):
+def test_ctrl_c_ends_a_hanging_run_and_a_second_one_does_at_once(server, data, tmp_path, hangs):
     """The first waits for the next batch, but not for ever; then what is due at the end is done."""
     patience, signals = (0.1, 1) if "backward" in hangs else (1000, 2)
     process = server.start(command(tmp_path, data, "--n_epochs", 1), f"""

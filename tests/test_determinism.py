@@ -19,15 +19,15 @@ ARGV = ("--diva_features", *runs.FOUR, "dc", "imrot", "--realistic_augmentation"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("determinism")
     trees.class_folders(folder / "data" / "tiny", n_classes=8, n_images=8)
     return folder
 
 
 @pytest.fixture(scope="module")
-def first(place):
-    return runs.train(place, *ARGV)
+def first(folder):
+    return runs.train(folder, *ARGV)
 
 
 def weights(folder):
@@ -36,21 +36,21 @@ def weights(folder):
             for name, value in runs.leaves(state[part], part)}
 
 
-def test_the_same_seed_gives_the_same_numbers(place, first):
+def test_the_same_seed_gives_the_same_numbers(folder, first):
     """Whatever was drawn before in the process."""
     torch.rand(7), np.random.rand(3), random.random()
-    assert runs.differences(first, runs.train(place, *ARGV)) == []
+    assert runs.differences(first, runs.train(folder, *ARGV)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_number_of_workers_has_no_say(place, first, workers):
-    assert runs.differences(first, runs.train(place, *ARGV, "--kernels", workers)) == []
+def test_the_number_of_workers_does_not_change_the_run(folder, first, workers):
+    assert runs.differences(first, runs.train(folder, *ARGV, "--kernels", workers)) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_gives_the_same_batches_and_pixels(place, workers):
+def test_any_number_of_workers_gives_the_same_batches_and_pixels(folder, workers):
     argv = (*ARGV, "--data_sampler", "random", "--realistic_main_augmentation")
-    alone, helped = (runs.assembled(place, *argv, "--kernels", kernels).loader
+    alone, helped = (runs.assembled(folder, *argv, "--kernels", kernels).loader
                      for kernels in (0, workers))
     try:
         for epoch in (3, 0):
@@ -61,19 +61,19 @@ def test_any_number_of_workers_gives_the_same_batches_and_pixels(place, workers)
         helped.close()
 
 
-def test_what_is_measured_and_shown_has_no_say(place, first):
-    other = runs.train(place, *ARGV, "--evaluation_metrics", "nmi", "mAP_r", "--train_metrics",
+def test_metrics_and_plots_do_not_change_the_training(folder, first):
+    other = runs.train(folder, *ARGV, "--evaluation_metrics", "nmi", "mAP_r", "--train_metrics",
                        "--log_every", 1, "--plots", "epoch", "--evaltypes", "shared")
     one, two = weights(first), weights(other)
     assert one.keys() == two.keys() and all(runs.same(one[name], two[name]) for name in one)
 
 
-def test_images_kept_in_memory_are_those_of_the_files(place, first):
-    assert runs.differences(first, runs.train(place, *ARGV, "--cache", "ram")) == []
+def test_images_kept_in_memory_are_those_of_the_files(folder, first):
+    assert runs.differences(first, runs.train(folder, *ARGV, "--cache", "ram")) == []
 
 
-def test_another_seed_gives_other_numbers(place, first):
-    one, two = weights(first), weights(runs.train(place, *ARGV, "--seed", 2))
+def test_another_seed_gives_other_numbers(folder, first):
+    one, two = weights(first), weights(runs.train(folder, *ARGV, "--seed", 2))
     trained = [name for name in one if one[name].numel() > 20 and one[name].is_floating_point()]
     assert len(trained) > 50
     same = [name for name in trained if runs.same(one[name], two[name])]
@@ -81,11 +81,11 @@ def test_another_seed_gives_other_numbers(place, first):
 
 
 @pytest.mark.slow
-def test_the_order_of_sets_has_no_say(tmp_path, place):
+def test_the_order_of_sets_does_not_change_the_run(tmp_path, folder):
     """Python shuffles it by a seed of its own in each process."""
     folders = []
     for number in range(2):
-        words = runs.arguments(place, *ARGV, "--save_path", tmp_path / str(number))
+        words = runs.arguments(folder, *ARGV, "--save_path", tmp_path / str(number))
         subprocess.run([sys.executable, "diva_main.py", *words], cwd=ROOT, check=True,
                        env=os.environ | {"PYTHONHASHSEED": str(number)}, stdout=subprocess.DEVNULL)
         folders += (tmp_path / str(number)).glob("*/*")
@@ -94,9 +94,9 @@ def test_the_order_of_sets_has_no_say(tmp_path, place):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("more", [(), ("--precision", "bf16", "--channels_last", "--cache", "gpu")])
-def test_deterministic_gives_the_same_numbers_twice_on_a_gpu(place, more):
+def test_deterministic_gives_the_same_numbers_twice_on_a_gpu(folder, more):
     try:
-        one, two = (runs.train(place, *ARGV, "--device", "cuda", "--deterministic", *more)
+        one, two = (runs.train(folder, *ARGV, "--device", "cuda", "--deterministic", *more)
                     for _ in range(2))
     finally:
         torch.use_deterministic_algorithms(False)
@@ -105,11 +105,11 @@ def test_deterministic_gives_the_same_numbers_twice_on_a_gpu(place, more):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_run_on_a_gpu_goes_on_where_it_stopped(place, precision):
+def test_a_run_on_a_gpu_goes_on_where_it_stopped(folder, precision):
     argv = (*ARGV, "--device", "cuda", "--deterministic", "--precision", precision)
     try:
-        whole = runs.train(place, *argv, "--n_epochs", 3)
-        folder = runs.train(place, *argv, "--n_epochs", 2)
+        whole = runs.train(folder, *argv, "--n_epochs", 3)
+        folder = runs.train(folder, *argv, "--n_epochs", 2)
         runs.resume(folder, "--n_epochs", 3)
     finally:
         torch.use_deterministic_algorithms(False)

@@ -184,14 +184,14 @@ def test_a_checkpoint_is_not_evaluated_as_another_network(tmp_path, capsys):
     best = folder / "checkpoint_discriminative_e_recall@1.pth.tar"
     moved = best.rename(tmp_path / "moved.pth.tar")
     for file in (folder / "checkpoint_last.pth.tar", moved):
-        for name, value, own in (("arch", "shufflenet_v2_x0_5", runs.TINY[1]),
+        for name, value, stored in (("arch", "shufflenet_v2_x0_5", runs.TINY[1]),
                                  ("embed_dim", "8", "16")):
             capsys.readouterr()
             assert main(*runs.arguments(tmp_path, "--evaluate_only", "--checkpoint", file,
                                         f"--{name}", value)) == 2
             line, = capsys.readouterr().err.splitlines()
             assert line.startswith(f"diva_main.py: error: --{name}: ")
-            assert line.endswith(f"accepted: --{name} {own}")
+            assert line.endswith(f"accepted: --{name} {stored}")
 
 
 def test_evaluating_needs_no_batch_of_training_images(tmp_path):

@@ -221,10 +221,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SHAPING)
-def test_an_option_changes_what_training_makes(trained, name):
+def test_an_option_changes_the_training(trained, name):
     value, beside = SHAPING[name]
     assert not same(trained(*beside), trained(*beside, f"--{name}", *value))
 
 
-def test_what_training_makes_does_not_change_by_itself(trained):
+def test_without_a_change_of_options_a_training_repeats(trained):
     assert same(trained.__wrapped__(*ALL), trained.__wrapped__(*ALL))

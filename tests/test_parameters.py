@@ -192,7 +192,7 @@ def test_cutoffs_that_no_miner_applies_say_so(capsys):
 # Derivations.
 
 @pytest.mark.parametrize("words", ["--use_sgd", "--optim sgd", "--use_sgd --optim sgd"])
-def test_use_sgd_and_optim_sgd_are_one(words):
+def test_use_sgd_and_optim_sgd_are_the_same(words):
     assert options(*words.split()).optim == "sgd"
 
 
@@ -203,7 +203,7 @@ def test_mining_follows_the_loss_unless_given(loss, miner):
     assert options("--loss", loss).batch_mining == miner
 
 
-def test_given_mining_stands():
+def test_a_given_miner_is_kept():
     assert options("--loss", "triplet", "--batch_mining", "semihard").batch_mining == "semihard"
     guest = options("--loss", "triplet", "--batch_mining", "pml:HDCMiner")
     assert guest.batch_mining == "pml:HDCMiner"
@@ -238,14 +238,14 @@ def test_decorrelation_pairs_are_the_papers(features, pairs):
     assert opt.diva_rho_decorrelation == [1500] * len(pairs)
 
 
-def test_given_decorrelation_pairs_stand():
+def test_given_decorrelation_pairs_are_kept():
     opt = options(*METHOD, "--diva_decorrelations", "shared-intra", "intra-shared",
                   "--diva_rho_decorrelation", 3, 0.5)
     assert opt.diva_decorrelations == ["shared-intra", "intra-shared"]
     assert opt.diva_rho_decorrelation == [3, 0.5]
 
 
-def test_one_rho_serves_all_pairs_and_none():
+def test_one_rho_is_used_for_all_pairs():
     assert options(*METHOD, "--diva_rho_decorrelation", 7).diva_rho_decorrelation == [7, 7, 7]
     assert options("--diva_features", "discriminative", "dc",
                    "--diva_rho_decorrelation", 500).diva_rho_decorrelation == []
@@ -288,12 +288,12 @@ def test_resize_keeps_its_proportion_to_another_crop(argv, resize):
 
 
 @pytest.mark.parametrize("number", ["-1e-1", "-.1", "-0.1", "-1E-01"])
-def test_negative_numbers_of_any_form(number):
+def test_negative_numbers_are_read_in_any_form(number):
     opt = options("--loss", "oproxy", "--loss_oproxy_neg_delta", number, "--bs", 8)
     assert (opt.loss_oproxy_neg_delta, opt.bs) == (-0.1, 8)
 
 
-def test_a_given_resize_stands():
+def test_a_given_resize_is_kept():
     assert options("--crop_size", 48, "--resize", 100).resize == 100
 
 

@@ -43,7 +43,7 @@ class Seen(NamedTuple):
     gradients: dict[str, Tensor | None]         # the total's, in all that may learn
 
 
-class Silent:
+class SilentLogger:
     def log(self, split: str, group: str, segments: dict[str, float]) -> None:
         pass
 
@@ -88,7 +88,7 @@ def train(training: diva_main.Training, n_epochs: int = 1, *,
     for feature in training.objective:
         keep_loss(feature)
     original_backward, scaling.backward = scaling.backward, backward
-    training.logger = Silent()
+    training.logger = SilentLogger()
     training.begin()
     for epoch in range(n_epochs):
         training.train_epoch(epoch)
@@ -114,12 +114,12 @@ def assert_it_learns(training: diva_main.Training, n_epochs: int = 1) -> list[Se
     for step in seen:
         assert step.total.isfinite()
         for feature in training.objective:
-            loss, own = step.losses[feature.name], taught(training, feature)
+            loss, taught_here = step.losses[feature.name], taught(training, feature)
             assert loss.shape == () and loss.dtype == torch.float32 and loss.isfinite()
             moved = {name for name, gradient in step.alone[feature.name].items()
                      if gradient is not None and gradient.any()}
-            assert moved & own or not loss, feature.name
-            strangers = {name for name in moved if "last_linear" in name} - own
+            assert moved & taught_here or not loss, feature.name
+            strangers = {name for name in moved if "last_linear" in name} - taught_here
             assert not strangers, f"{feature.name} moves {strangers}"
         for name, gradient in step.gradients.items():
             assert gradient is None or gradient.isfinite().all(), name
@@ -337,7 +337,7 @@ def steps_watched(training: diva_main.Training, forbidden, epoch: int = 0) -> in
         walks.append(batches(number))
         return walks[-1]
 
-    training.logger = Silent()
+    training.logger = SilentLogger()
     if not epoch:
         training.begin()
     training.loader.epoch = watched
@@ -360,7 +360,7 @@ def test_nothing_waits_from_the_batchs_arrival_to_the_end_of_the_step(tree, name
     lambda step, _: step.embeddings["shared"].sum().item(), lambda step, _: step.trunk.cpu(),
     lambda step, _: step.trunk[step.batch.labels > 0],
     lambda step, _: float(step.trunk.detach().mean())])
-def test_a_step_that_waits_would_be_seen(tree, without_waiting, operation):
+def test_the_check_sees_a_step_that_waits(tree, without_waiting, operation):
     training = runs.assembled(tree, *SMALLEST, *WALKS["four features"])
     training.objective[2].after_step = operation
     with pytest.raises(AssertionError, match=r"waits|moves data"):

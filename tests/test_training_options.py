@@ -136,9 +136,9 @@ def test_channels_last_changes_the_memory_not_the_numbers(tree):
         module.register_forward_hook(lambda m, i, output: outputs.append(output))
     changed, _ = train(fast, alone=False)
     assert all(map(inner_channels, seen + outputs)) and len(seen) == 6
-    wide = [(own, keys) for own, keys in zip(
+    wide = [(query, key) for query, key in zip(
         fast.network.parameters(), fast.objective[1].key_network.parameters(), strict=True)
-        if own.dim() == 4 and own.shape[1] > 1]
+        if query.dim() == 4 and query.shape[1] > 1]
     assert len(wide) > 20 and all(inner_channels(w) for pair in wide for w in pair)
     assert not any(w.shape[1] > 1 and w.shape[2] > 1 and inner_channels(w)
                    for m in convolutions(training) for w in [m.weight])
@@ -245,13 +245,13 @@ def test_two_steps_of_the_optimiser(tree, name, fc_lr):
     training, seen, start = steps(tree, "--lr", 1e-3, "--decay", 0.1, "--loss_margin_beta_lr", 0.05,
                                   *OPTIMISERS[name], *argv)
     for key, value in named_parameters(training).items():
-        own = key.startswith("discriminative: ")
+        is_criterion = key.startswith("discriminative: ")
         head = "last_linear" in key
-        lr = 0.05 if own else 1e-3 if not head or fc_lr is None else fc_lr
+        lr = 0.05 if is_criterion else 1e-3 if not head or fc_lr is None else fc_lr
         expected = start[key].double()
         first = second = torch.zeros_like(expected)
         for t, step in enumerate(seen, 1):
-            gradient = step.gradients[key].double() + (0 if own else 0.1) * expected
+            gradient = step.gradients[key].double() + (0 if is_criterion else 0.1) * expected
             if name == "sgd":
                 first = 0.9 * first + gradient
                 expected = expected - lr * first

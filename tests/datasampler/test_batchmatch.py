@@ -146,7 +146,7 @@ def test_the_criterion_s_lowest_value_wins():
     assert torch.equal(torch.get_rng_state(), before) and criterion.weight.grad is None
 
 
-def test_the_criterion_judges_as_it_stood_when_the_epoch_began():
+def test_batches_are_compared_by_the_criterion_at_the_beginning_of_the_epoch():
     ahead, behind = sampler("criterion_batchmatch"), sampler("criterion_batchmatch")
     criterion = Recorder()
     for made in (ahead, behind):
@@ -161,7 +161,7 @@ def test_the_criterion_judges_as_it_stood_when_the_epoch_began():
     assert list(behind) != expected
 
 
-def test_a_loss_with_its_miner_can_judge(make_opt):
+def test_a_loss_with_its_miner_can_compare_batches(make_opt):
     opt = make_opt()
     miner = batchminer.select("distance", opt)
     made = sampler("criterion_batchmatch")
@@ -230,7 +230,7 @@ class Noise(nn.Module):
         return self
 
 
-def test_each_batch_is_judged_under_a_random_state_of_its_own():
+def test_each_batch_is_compared_under_its_own_random_state():
     made, criterion = sampler("criterion_batchmatch"), Noise()
     made.bind(criterion)
     list(made)

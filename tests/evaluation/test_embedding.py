@@ -23,7 +23,7 @@ def heads():
     return Namespace(a=a, b=b)
 
 
-def test_a_feature_is_its_head_as_it_is(heads):
+def test_a_feature_is_its_head_unchanged(heads):
     joined = torch.cat([heads.a, heads.b], dim=1)
     derived = derive(joined, "b", ("a", "b"), normalize=True)
     assert torch.equal(derived, heads.b) and derived.is_contiguous()
@@ -42,7 +42,7 @@ def test_sum_weighs_and_adds(heads):
 
 
 @pytest.mark.parametrize("evaltype", ["Combined_a_b", "Sum_a_b"])
-def test_an_embedding_of_zeros_stays_one(evaltype):
+def test_a_zero_embedding_stays_zero(evaltype):
     assert torch.equal(derive(torch.zeros(3, 8), evaltype, ("a", "b"), normalize=True).unique(),
                        torch.zeros(1))
 

@@ -25,7 +25,7 @@ def test_reading_reverses_writing(mode, names, data):
     assert parse(written, [*FOUR, "dc", "imrot"]) == (mode, tuple(names), tuple(weights))
 
 
-def test_weights_are_one_when_not_written():
+def test_weights_default_to_one():
     assert parse("Sum_shared_intra", FOUR) == ("Sum", ("shared", "intra"), (1.0, 1.0))
 
 
@@ -63,7 +63,7 @@ def test_all_of_one_feature_is_the_feature():
     assert expand(["all"], ["intra"], "cub200") == ["intra"]
 
 
-def test_all_stands_beside_others_and_nothing_comes_twice():
+def test_all_may_stand_beside_others_without_duplicates():
     expanded = expand(["intra", "all", "intra", f"{JOINED}-0.5-1-1-1"], FOUR, "cub200")
     assert expanded == ["intra", f"{JOINED}-0.75-1.25-1.25-1.25", f"{JOINED}-0.5-1-1-1",
                         f"{JOINED}-0.5-1.5-1.5-1.5"]

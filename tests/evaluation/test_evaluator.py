@@ -114,7 +114,7 @@ def test_only_strict_improvement_is_better(build):
     assert evaluator.best[BOTH, "e_recall@1"]["epoch"] == 0
 
 
-def test_a_value_that_is_no_number_never_is_better(build):
+def test_nan_is_never_better(build):
     evaluator = build()
     assert evaluator.choose(0, results(math.nan, math.nan)) == []
     assert len(evaluator.choose(1, results(0.1, 0.1))) == 2
@@ -143,7 +143,7 @@ def test_a_validation_split_chooses_if_there_is_one(build, tmp_path):
     assert entry["value"] == 0.5 and entry["metrics"]["Test"] == {"e_recall@1": 0.1}
 
 
-def test_cluster_every_spares_k_means_between(build, logger, monkeypatch):
+def test_cluster_every_skips_k_means_in_between(build, logger, monkeypatch):
     evaluator = build(names=["e_recall@1", "nmi"], cluster_every=3, n_epochs=6)
     with_clusters = []
     for epoch in range(6):
@@ -315,7 +315,7 @@ def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop
         assert evaluator.last["metrics"][evaltype]["Test"]["e_recall@1"] == 1
 
 
-def test_retrievals_are_the_last_split_s_from_its_gallery(build, in_shop, tmp_path, logger,
+def test_retrievals_are_drawn_from_the_gallery_of_the_last_split(build, in_shop, tmp_path, logger,
                                                          monkeypatch):
     drawn = []
     monkeypatch.setattr("evaluation.retrievals.draw", lambda path, rows, read: drawn.append(rows))

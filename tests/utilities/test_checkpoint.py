@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["torch.save", "os.fsync", "os.replace"])
-def test_a_write_that_is_cut_leaves_the_last_whole_file(tmp_path, monkeypatch, moment):
+def test_an_interrupted_write_keeps_the_last_whole_file(tmp_path, monkeypatch, moment):
     checkpoint.save(tmp_path / "c", STATE)
 
     def cut(*_):
@@ -50,7 +50,7 @@ def test_a_write_that_is_cut_leaves_the_last_whole_file(tmp_path, monkeypatch, m
     assert os.listdir(tmp_path) == ["c"]
 
 
-def test_what_a_kill_left_behind_goes_with_the_next_write(tmp_path, monkeypatch):
+def test_the_next_write_replaces_what_a_killed_one_left(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.unlink", lambda *_: None)  # as if the process were dead
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
@@ -115,7 +115,7 @@ def test_equal_checkpoints_are_one_file_on_disk(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b", "c"]
 
 
-def test_where_there_are_no_links_equal_checkpoints_are_a_file_each(tmp_path, monkeypatch):
+def test_without_links_equal_checkpoints_are_a_file_each(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "no links here")
 
@@ -126,7 +126,7 @@ def test_where_there_are_no_links_equal_checkpoints_are_a_file_each(tmp_path, mo
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
-def test_what_is_held_between_writes_is_the_state_of_that_moment(tmp_path):
+def test_a_state_held_between_writes_is_a_copy(tmp_path):
     kept, tensor = checkpoint.LastEpoch(tmp_path / "last", 3), torch.zeros(2)
     for epochs in (1, 2):
         tensor.fill_(epochs)
@@ -146,14 +146,14 @@ def test_a_folder_that_is_gone_is_one_clear_line(tmp_path):
         checkpoint.save(tmp_path / "gone" / "c", STATE)
 
 
-def test_loading_what_is_not_there_names_the_flag(tmp_path):
+def test_loading_a_missing_file_names_the_flag(tmp_path):
     with pytest.raises(UserError, match=r"^--resume: no file .*accepted"):
         checkpoint.load(tmp_path / "c", flag="--resume")
     with pytest.raises(UserError, match=r"^--checkpoint: no file"):
         checkpoint.load(tmp_path)
 
 
-def test_a_file_cut_anywhere_is_one_clear_line(tmp_path):
+def test_a_truncated_file_is_one_clear_line(tmp_path):
     checkpoint.save(tmp_path / "c", STATE)
     whole = (tmp_path / "c").read_bytes()
     for length in [0, 1, 30, len(whole) // 2, len(whole) - 1]:

@@ -62,7 +62,7 @@ def test_without_features_the_trunk_is_kept():
     torch.testing.assert_close(embed(network, loader, None), trunk)
 
 
-def test_the_network_computes_in_evaluation_mode_and_every_module_returns_to_its_own():
+def test_the_network_computes_in_evaluation_mode_and_modules_return_to_theirs():
     network = Network()
     network.train()
     network.trunk[2].eval()  # as frozen BatchNorm is
@@ -84,7 +84,7 @@ def test_modes_return_after_an_error():
     assert network.training
 
 
-def test_others_may_write_into_the_embeddings():
+def test_embeddings_can_be_changed_outside_inference_mode():
     embeddings = embed(Network(), Images(), FEATURES)
     embeddings[0] += 1
     assert not embeddings.requires_grad and not embeddings.is_inference()

@@ -17,7 +17,7 @@ def test_faiss_is_used_on_a_gpu_only_where_it_has_one(monkeypatch):
 @pytest.mark.parametrize("text", [
     "Error in virtual void* faiss::gpu::StandardGpuResourcesImpl::allocMemory: failed to cudaMalloc"
     " 1610612736 bytes (error 2 out of memory)", "CUDA error 2 out of memory"])
-def test_lack_of_memory_is_told_in_one_line_with_the_way_out(text):
+def test_running_out_of_memory_is_one_line_with_the_way_out(text):
     with pytest.raises(RunError) as error, faiss_gpu.memory():
         raise RuntimeError(text)
     assert "memory" in str(error.value) and "--evaluate_on_cpu" in str(error.value)

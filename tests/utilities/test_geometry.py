@@ -67,8 +67,8 @@ def test_unit_vectors_keep_the_spheres_range():
 def test_log_density_is_the_formula_inside_the_sphere(dim):
     for d in (0.05, 0.5, 1.0, math.sqrt(2), 1.9):
         expected = math.log(d ** (dim - 2) * (1 - d * d / 4) ** ((dim - 3) / 2))
-        found = log_sphere_density(torch.tensor(d), dim)
-        assert float(found) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        density = log_sphere_density(torch.tensor(d), dim)
+        assert float(density) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_log_density_describes_distances_of_uniform_points():
@@ -96,6 +96,6 @@ def test_log_density_is_finite_everywhere(d, dim):
     assert log_sphere_density(torch.tensor(d), dim).isfinite()
 
 
-def test_rows_with_anything_that_is_not_finite_are_told():
+def test_rows_that_are_not_finite_are_found():
     x = torch.tensor([[1.0, -2], [torch.nan, 0], [0, torch.inf], [-torch.inf, 0], [-3e38, 3e38]])
     assert finite_rows(x).tolist() == [True, False, False, False, True]

@@ -26,7 +26,7 @@ def test_a_signal_is_raised_by_the_next_check_not_before(signum):
     assert stop.value.signum == signum and done == ["went on"]
 
 
-def test_without_a_check_it_is_raised_when_patience_ends(monkeypatch):
+def test_without_a_check_a_signal_is_raised_after_the_patience(monkeypatch):
     monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
     with pytest.raises(Interrupted), Interrupts():
         send()
@@ -61,7 +61,7 @@ def test_a_signal_whose_exception_was_swallowed_is_raised_by_the_next_check():
         interrupt.check()
 
 
-def test_what_a_library_makes_of_the_exception_is_the_interrupt_still():
+def test_an_error_that_a_library_makes_of_the_interrupt_counts_as_it():
     with pytest.raises(Interrupted) as stop, Interrupts():
         try:
             send(signal.SIGINT)
@@ -74,7 +74,7 @@ def test_what_a_library_makes_of_the_exception_is_the_interrupt_still():
         raise RunError("the disk is full")
 
 
-def test_a_process_that_was_forked_meanwhile_is_left_alone():
+def test_a_forked_process_ignores_the_signal():
     with Interrupts():
         child = os.fork()
         if not child:
@@ -84,7 +84,7 @@ def test_a_process_that_was_forked_meanwhile_is_left_alone():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_the_handlers_from_before_come_back():
+def test_earlier_handlers_are_restored():
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
     before = [signal.getsignal(number) for number in numbers]
     with Interrupts():

@@ -18,11 +18,11 @@ def test_means_are_those_of_the_steps():
     assert monitor.read() == {"loss": 1.5, "other": 2.0}
 
 
-def test_nothing_added_reads_empty():
+def test_a_read_without_steps_is_empty():
     assert Monitor().read() == {}
 
 
-def test_the_first_bad_step_and_its_term_are_found_after_later_ones():
+def test_a_read_names_the_first_step_and_term_that_were_not_finite():
     monitor = Monitor(3)
     values = [(1.0, 1.0), (1.0, math.nan), (math.inf, 1.0), (1.0, 1.0)]
     for step, (one, two) in enumerate(values):
@@ -32,7 +32,7 @@ def test_the_first_bad_step_and_its_term_are_found_after_later_ones():
     assert (bad.value.term, bad.value.step, bad.value.batch) == ("two", 1, [10, 11])
 
 
-def test_excused_gradients_may_overflow_and_count_as_zero_others_and_losses_may_not():
+def test_only_gradients_that_may_overflow_count_as_zero_when_infinite():
     yes, no = torch.tensor(True), torch.tensor(False)
 
     def monitor(loss, gradient, excused):
@@ -102,7 +102,7 @@ def test_a_check_names_the_parameter_or_buffer_and_the_last_step():
     assert (bad.value.step, bad.value.batch) == (2, [2, 3])
 
 
-def test_a_check_passes_over_what_a_module_remembers_besides_tensors():
+def test_a_check_ignores_state_that_is_no_tensor():
     class Remembering(nn.Linear):
         def get_extra_state(self):
             return {"position": 3}

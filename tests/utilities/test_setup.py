@@ -52,7 +52,7 @@ def test_what_needs_a_gpu_is_refused_without_one(monkeypatch, given, line):
     assert str(refusal.value) == line
 
 
-def test_a_gpu_is_told_from_what_it_lacks(monkeypatch):
+def test_what_the_gpu_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
@@ -65,7 +65,7 @@ def test_a_gpu_is_told_from_what_it_lacks(monkeypatch):
         setup.device(Namespace(**(ANY | {"precision": "bf16"})))
 
 
-def test_other_errors_than_lack_of_memory_pass():
+def test_only_out_of_memory_errors_are_explained():
     with pytest.raises(RunError, match=r"^CUDA out of memory. Tried it; a smaller --bs"), \
             setup.explain_out_of_memory():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried it. More.")

@@ -152,7 +152,7 @@ def test_a_picture_after_the_last_point_is_sent_at_the_end(tmp_path, fake):
     assert wandb.points[1] == (None, {"Sample retrievals": ("image", "a.png")})
 
 
-def test_refused_online_it_goes_on_offline_and_says_so_once(tmp_path, fake, capsys):
+def test_a_refused_run_goes_on_offline_and_says_so_once(tmp_path, fake, capsys):
     wandb = fake(refused=("online",))
     run = WandbRun.from_opt(options(), tmp_path, {})
     run.start()
@@ -164,7 +164,7 @@ def test_refused_online_it_goes_on_offline_and_says_so_once(tmp_path, fake, caps
     assert len(said) == 1 and "no online" in said[0] and "wandb sync" in said[0]
 
 
-def test_refused_everywhere_training_still_goes_on(tmp_path, fake, capsys):
+def test_training_goes_on_where_even_offline_runs_are_refused(tmp_path, fake, capsys):
     fake(refused=("online", "offline"))
     run = WandbRun.from_opt(options(), tmp_path, {})
     run.log({"loss": 1.0}, 0)
@@ -180,7 +180,7 @@ def test_a_client_that_is_not_installed_does_not_stop_training(tmp_path, monkeyp
     assert "nothing is logged" in capsys.readouterr().err
 
 
-def test_lost_in_the_middle_the_point_is_kept_offline(tmp_path, fake, capsys):
+def test_a_point_is_kept_offline_when_the_connection_is_lost(tmp_path, fake, capsys):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {})
     run.log({"loss": 1.0}, 0)
@@ -197,13 +197,13 @@ def test_lost_in_the_middle_the_point_is_kept_offline(tmp_path, fake, capsys):
     ("online", "offline", "offline"), ("offline", "online", "offline"),
     ("dryrun", "online", "offline"), ("disabled", "online", "disabled"),
     ("disabled", "offline", "disabled")])
-def test_the_modes_of_client_and_flag_only_restrict(tmp_path, fake, client, asked, got):
+def test_client_and_flag_can_only_restrict_the_mode(tmp_path, fake, client, asked, got):
     wandb = fake(mode=client)
     WandbRun.from_opt(options(wandb_mode=asked), tmp_path, {}).start()
     assert [given["mode"] for given in wandb.inits] == [got]
 
 
-def test_a_run_that_does_not_log_online_takes_everything():
+def test_a_run_that_does_not_log_online_accepts_every_call():
     run = NoRun()
     run.start()
     run.log({"a": 1}, 0)
@@ -352,7 +352,7 @@ def test_an_unreachable_host_costs_seconds_and_keeps_the_points(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_host_that_takes_calls_and_never_answers_costs_twenty_seconds_at_most(tmp_path):
+def test_a_host_that_never_answers_costs_twenty_seconds_at_most(tmp_path):
     """At the start, where the client itself waits 100 s; the user is told in one line."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         output = train(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "in earnest")
@@ -364,7 +364,7 @@ def test_a_host_that_takes_calls_and_never_answers_costs_twenty_seconds_at_most(
 
 
 @pytest.mark.slow
-def test_lost_in_the_middle_the_real_client_keeps_everything(tmp_path):
+def test_the_real_client_keeps_everything_when_the_connection_is_lost(tmp_path):
     server = Server()
 
     def lose(_process):
