@@ -81,16 +81,16 @@ def test_side_branches_are_off_in_training():
         assert not any("aux" in parameter.lower() for parameter, _ in backbone.named_parameters())
 
 
-@pytest.mark.parametrize("space, theirs, byte_range", [("RGB", (0.5, 0.5), 1),
-                                                       ("BGR", (104.0, 1.0), 255)])
-def test_inputs_are_renormalised_for_networks_trained_on_others(space, theirs, byte_range):
-    mean, std = [theirs[0]] * 3, [theirs[1]] * 3
+@pytest.mark.parametrize("space, constants, byte_range", [("RGB", (0.5, 0.5), 1),
+                                                          ("BGR", (104.0, 1.0), 255)])
+def test_inputs_are_renormalised_for_networks_trained_on_others(space, constants, byte_range):
+    mean, std = [constants[0]] * 3, [constants[1]] * 3
     raw = torch.rand(2, 3, 4, 4)
-    ours = (raw - torch.tensor(backbones.IMAGENET["mean"])[:, None, None]) / torch.tensor(
+    images = (raw - torch.tensor(backbones.IMAGENET["mean"])[:, None, None]) / torch.tensor(
         backbones.IMAGENET["std"])[:, None, None]
     module = backbones.Renormalise(mean, std, space, [0, byte_range])
-    expected = ((raw.flip(1) if space == "BGR" else raw) * byte_range - theirs[0]) / theirs[1]
-    torch.testing.assert_close(module(ours), expected, atol=1e-4, rtol=1e-5)
+    expected = ((raw.flip(1) if space == "BGR" else raw) * byte_range - constants[0]) / constants[1]
+    torch.testing.assert_close(module(images), expected, atol=1e-4, rtol=1e-5)
     assert not module.state_dict()
 
 

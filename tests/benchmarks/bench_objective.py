@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_objective.py [--bs 112] [--device cpu] [--seconds 6]
 
 Each summand and the whole, as the epoch loop computes them from unit embeddings, beside
-pytorch-metric-learning's margin loss with its own distance-weighted miner on one head. Then what a
+pytorch-metric-learning's margin loss with its distance-weighted miner on one head. Then what a
 step does to the parameters of a ResNet50: gradient statistics, momentum update, optimiser, sums of
 scalars; each beside the loop over parameters that one would write first. At last how time and
 memory of the objective grow with batch, queue and number of features, and what costs most.
@@ -123,8 +123,8 @@ def statistics_one_by_one(network: nn.Module) -> tuple[float, float]:
 
 @torch.no_grad()
 def momentum_one_by_one(keys: nn.Module, network: nn.Module, momentum: float) -> None:
-    for own, theirs in zip(keys.parameters(), network.parameters(), strict=True):
-        own.copy_(own * momentum + theirs * (1 - momentum))
+    for key, query in zip(keys.parameters(), network.parameters(), strict=True):
+        key.copy_(key * momentum + query * (1 - momentum))
 
 
 def parameters_of_a_step(device: str, seconds: float) -> None:

@@ -28,10 +28,10 @@ def naive(embeddings, regressor, pair):
 
 
 def test_golden(golden, make_opt):
-    arrays, facts = golden("criteria")
-    case = facts["separation"]
+    arrays, details = golden("criteria")
+    case = details["separation"]
     names = ["discriminative", "selfsimilarity", "shared", "intra"]
-    opt = make_opt("--diva_features", *names, "--embed_dim", facts["embed_dim"],
+    opt = make_opt("--diva_features", *names, "--embed_dim", details["embed_dim"],
                    "--diva_decorrelations", *case["directions"],
                    "--diva_rho_decorrelation", *case["rho"],
                    "--diva_decorrnet_dim", case["decorrnet_dim"])

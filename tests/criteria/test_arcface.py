@@ -36,10 +36,10 @@ def test_the_papers_margin_acts_on_the_angle_of_the_own_class(batch, agree):
 def test_agrees_with_pytorch_metric_learning(batch):
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     criterion = paper()
-    theirs = losses.ArcFaceLoss(5, 6, margin=math.degrees(0.5), scale=64)
+    library = losses.ArcFaceLoss(5, 6, margin=math.degrees(0.5), scale=64)
     with torch.no_grad():
-        theirs.W.copy_(criterion.class_weights.T)
-    loss, expected = criterion(batch.unit, batch.labels), theirs(batch.unit, batch.labels)
+        library.W.copy_(criterion.class_weights.T)
+    loss, expected = criterion(batch.unit, batch.labels), library(batch.unit, batch.labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
 
 

@@ -22,11 +22,11 @@ def test_agrees_with_pytorch_metric_learning(batch, fixed):
     pytest.importorskip("pytorch_metric_learning")
     from pytorch_metric_learning import distances, losses, reducers
 
-    theirs = losses.ContrastiveLoss(
+    library = losses.ContrastiveLoss(
         pos_margin=0.4, neg_margin=1.3, reducer=reducers.MeanReducer(),
         distance=distances.LpDistance(normalize_embeddings=False))
     a, p, n, valid = batch.triplets
-    expected = theirs(batch.unit, batch.labels, (a[valid], p[valid], n[valid]))
+    expected = library(batch.unit, batch.labels, (a[valid], p[valid], n[valid]))
     loss = Criterion(fixed(batch.triplets), pos_margin=0.4, neg_margin=1.3)(batch.unit,
                                                                             batch.labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)

@@ -52,9 +52,9 @@ def weights_of(criterion, queries):
     ("fast_moco_far_fixed", ["--diva_fixed"], 1e-4),
 ])
 def test_golden(case, flags, tolerance, golden, make_opt):
-    arrays, facts = golden("criteria")
-    source = facts["cases"][case]["input"]
-    queue = arrays[f"{source}.queue"][:facts["cases"][case].get("queue_rows")]
+    arrays, details = golden("criteria")
+    source = details["cases"][case]["input"]
+    queue = arrays[f"{source}.queue"][:details["cases"][case].get("queue_rows")]
     opt = make_opt("--embed_dim", 16, "--bs", 16, "--diva_moco_n_key_batches", len(queue) // 16,
                    *flags)
     criterion = criteria.select("fast_moco", opt, n_classes=12)

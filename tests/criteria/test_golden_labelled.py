@@ -37,19 +37,19 @@ def flags(options):
 
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_gradients(case, golden, make_opt, fixed):
-    arrays, facts = golden("criteria")
-    loss_name, options = facts["cases"][case]["loss"], facts["cases"][case]["opt"]
-    opt = make_opt("--loss", loss_name, "--embed_dim", facts["embed_dim"], *flags(options))
+    arrays, details = golden("criteria")
+    loss_name, options = details["cases"][case]["loss"], details["cases"][case]["opt"]
+    opt = make_opt("--loss", loss_name, "--embed_dim", details["embed_dim"], *flags(options))
     kind = criteria.TAKES.get(loss_name)
     miner = fixed(tuples(kind, arrays)) if kind else None
-    criterion = criteria.select(loss_name, opt, n_classes=facts["n_classes"], batchminer=miner)
+    criterion = criteria.select(loss_name, opt, n_classes=details["n_classes"], batchminer=miner)
     learned = list(criterion.parameters())
-    assert len(learned) == facts["cases"][case]["n_params"]
+    assert len(learned) == details["cases"][case]["n_params"]
     with torch.no_grad():
         for i, parameter in enumerate(learned):
             parameter.copy_(arrays[f"{case}.param{i}"].reshape(parameter.shape))
 
-    x = arrays[facts["cases"][case]["input"]].clone().requires_grad_()
+    x = arrays[details["cases"][case]["input"]].clone().requires_grad_()
     loss = criterion(x, arrays["labels"])
     loss.backward()
     assert loss.item() == pytest.approx(arrays[f"{case}.loss"].item(), rel=1e-4)

@@ -31,8 +31,8 @@ def test_agrees_with_pytorch_metric_learning(batch, fixed):
     labels = torch.arange(16) // 4
     same = labels[:, None] == labels
     sets = Sets(same & ~torch.eye(16, dtype=bool), ~same, torch.ones(16, dtype=bool))
-    theirs = losses.GeneralizedLiftedStructureLoss(
+    library = losses.GeneralizedLiftedStructureLoss(
         neg_margin=1, pos_margin=0, reducer=reducers.MeanReducer(),
         distance=distances.LpDistance(normalize_embeddings=False))
     loss = Criterion(fixed(sets), neg_margin=1, l2=0)(batch.raw, labels)
-    assert loss.item() == pytest.approx(theirs(batch.raw, labels).item(), rel=1e-4)
+    assert loss.item() == pytest.approx(library(batch.raw, labels).item(), rel=1e-4)

@@ -35,9 +35,9 @@ def test_agrees_with_pytorch_metric_learning(fixed):
     is_positive = torch.arange(10) % 2 == 1
     negatives = is_positive & (labels[anchors][:, None] != labels)
     pairs = Pairs(anchors, anchors + 1, negatives, torch.ones(5, dtype=bool))
-    theirs = losses.NPairsLoss(distance=distances.DotProductSimilarity(
+    library = losses.NPairsLoss(distance=distances.DotProductSimilarity(
         normalize_embeddings=False))
-    expected = theirs(x, labels, (anchors, anchors + 1, anchors, anchors + 1))
+    expected = library(x, labels, (anchors, anchors + 1, anchors, anchors + 1))
     loss = Criterion(fixed(pairs), l2=0)(x, labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 

@@ -43,17 +43,17 @@ def test_agrees_with_a_loop(mode, euclidean, batch, agree):
 def test_agrees_with_pytorch_metric_learning_on_a_batch_balanced_over_classes(batch):
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     criterion = build()
-    theirs = losses.ProxyAnchorLoss(7, 6, margin=0.1, alpha=32)
+    library = losses.ProxyAnchorLoss(7, 6, margin=0.1, alpha=32)
     with torch.no_grad():
-        theirs.proxies.copy_(criterion.proxies)
+        library.proxies.copy_(criterion.proxies)
     labels = torch.arange(16) // 4
     x, y = (batch.unit.clone().requires_grad_() for _ in range(2))
-    loss, expected = criterion(x, labels), theirs(y, labels)
+    loss, expected = criterion(x, labels), library(y, labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     loss.backward()
     expected.backward()
     torch.testing.assert_close(x.grad, y.grad, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(criterion.proxies.grad, theirs.proxies.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(criterion.proxies.grad, library.proxies.grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("euclidean", [False, True])

@@ -21,15 +21,15 @@ def test_agrees_with_a_loop(batch, agree):
 def test_agrees_with_pytorch_metric_learning(batch, agree):
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     criterion = Criterion(5, 6, temperature=0.05, lr=1)
-    theirs = losses.NormalizedSoftmaxLoss(num_classes=5, embedding_size=6, temperature=0.05)
+    library = losses.NormalizedSoftmaxLoss(num_classes=5, embedding_size=6, temperature=0.05)
     with torch.no_grad():
-        theirs.W.copy_(criterion.class_weights.T)
+        library.W.copy_(criterion.class_weights.T)
     x, y = (batch.unit.clone().requires_grad_() for _ in range(2))
-    loss, expected = criterion(x, batch.labels), theirs(y, batch.labels)
+    loss, expected = criterion(x, batch.labels), library(y, batch.labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     loss.backward()
     expected.backward()
-    torch.testing.assert_close(criterion.class_weights.grad, theirs.W.grad.T, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(criterion.class_weights.grad, library.W.grad.T, rtol=1e-3, atol=1e-5)
 
 
 def test_start_values_and_rate(make_opt):

@@ -61,10 +61,10 @@ def test_the_originals_form_normalises_and_weighs_over_the_wrong_axes(batch, agr
 def test_agrees_with_pytorch_metric_learning(batch):
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     criterion = build(regularisation=0)
-    theirs = losses.SoftTripleLoss(5, 6, centers_per_class=3, la=20, gamma=0.1, margin=0.01)
+    library = losses.SoftTripleLoss(5, 6, centers_per_class=3, la=20, gamma=0.1, margin=0.01)
     with torch.no_grad():
-        theirs.fc.copy_(criterion.centroids)
-    loss, expected = criterion(batch.unit, batch.labels), theirs(batch.unit, batch.labels)
+        library.fc.copy_(criterion.centroids)
+    loss, expected = criterion(batch.unit, batch.labels), library(batch.unit, batch.labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 

@@ -19,10 +19,10 @@ def test_agrees_with_pytorch_metric_learning(batch, fixed):
     pytest.importorskip("pytorch_metric_learning")
     from pytorch_metric_learning import distances, losses, reducers
 
-    theirs = losses.TripletMarginLoss(
+    library = losses.TripletMarginLoss(
         margin=0.2, distance=distances.LpDistance(power=2, normalize_embeddings=False),
         reducer=reducers.MeanReducer())
     a, p, n, valid = batch.triplets
-    expected = theirs(batch.raw, batch.labels, (a[valid], p[valid], n[valid]))
+    expected = library(batch.raw, batch.labels, (a[valid], p[valid], n[valid]))
     loss = Criterion(fixed(batch.triplets), margin=0.2)(batch.raw, batch.labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)

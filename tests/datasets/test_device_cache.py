@@ -95,7 +95,7 @@ def test_the_three_training_splits_share_one_cache_and_testing_has_none(tree, ca
 
 
 @pytest.mark.parametrize("kernels", [1, 2])
-def test_the_number_of_workers_does_not_change_the_run(tree, kernels):
+def test_the_number_of_workers_does_not_change_the_views(tree, kernels):
     batches = []
     for n in (0, kernels):
         opt = trees.options(tree, cache="gpu", diva_features=FEATURES, augmentation="adv",

@@ -316,7 +316,7 @@ def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop
 
 
 def test_retrievals_are_drawn_from_the_gallery_of_the_last_split(build, in_shop, tmp_path, logger,
-                                                         monkeypatch):
+                                                                 monkeypatch):
     drawn = []
     monkeypatch.setattr("evaluation.retrievals.draw", lambda path, rows, read: drawn.append(rows))
     monkeypatch.setattr(logger, "picture", lambda *_: None)
