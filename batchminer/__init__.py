@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from utilities import registry
+from utilities.options import GUEST
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +63,7 @@ class Sets(NamedTuple):
 
 def select(name: str, opt):
     """The miner called `name`, built from `opt`; UserError for a name that does not exist."""
-    if name.startswith("pml:"):
+    if name.startswith(GUEST):
         from batchminer import guest
 
         return guest.Miner.from_opt(name, opt)

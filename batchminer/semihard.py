@@ -17,6 +17,7 @@ from torch import Tensor
 from batchminer import Triplets
 from batchminer.sampling import draw, one_per_anchor, prefer, relations
 from utilities.geometry import distances
+from utilities.options import GUEST
 
 
 class Miner:
@@ -46,7 +47,7 @@ def margin_of_loss(opt, default: float = 0.2) -> float:
     """Between d_ap and d_an: `--loss_<loss>_margin`, or what a guest is given as its margin."""
     if opt.loss == "quadruplet":
         return opt.loss_quadruplet_margin_alpha_1
-    if not opt.loss.startswith("pml:"):
+    if not opt.loss.startswith(GUEST):
         return getattr(opt, f"loss_{opt.loss}_margin", default)
     margin = opt.pml_loss_args.get("margin")
     is_number = isinstance(margin, (int, float)) and not isinstance(margin, bool)

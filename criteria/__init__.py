@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from utilities import registry
+from utilities.options import GUEST
 
 LOSSES = {
     "margin": "criteria.margin",
@@ -98,7 +99,7 @@ def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batch
     """
     arguments = {"n_classes": n_classes, "feature_dim": feature_dim, "n_samples": n_samples,
                  "batchminer": batchminer}
-    if name.startswith("pml:"):
+    if name.startswith(GUEST):
         from criteria import guest
 
         return guest.Criterion.from_opt(name, opt, **arguments)

@@ -27,6 +27,7 @@ import batchminer
 import criteria
 from datasets import Batch
 from utilities import registry
+from utilities.options import GUEST
 
 SHARING = {"random": "random_distance", "standard": "shared_neg_distance",
            "full": "shared_full_distance"}
@@ -76,7 +77,7 @@ class Feature(nn.Module):
         }.get(name, (opt.batch_mining, 1.0))
         # A guest loss can do without tuples, so it mines only where the user names a miner.
         mines = (criteria.needs([name], "triplets") or opt.loss in criteria.TAKES
-                 or (opt.loss.startswith("pml:") and "batch_mining" in opt.given))
+                 or (opt.loss.startswith(GUEST) and "batch_mining" in opt.given))
         miner = batchminer.select(miner, opt) if mines else None
         return cls(name, criteria.select(opt.loss, opt, batchminer=miner, **sizes), weight)
 

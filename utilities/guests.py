@@ -8,8 +8,8 @@ import inspect
 
 from utilities import registry
 from utilities.errors import UserError, refuse
+from utilities.options import GUEST
 
-PREFIX = "pml:"
 INSTALL = 'pip install "pytorch-metric-learning>=2.7,<3"'
 FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
 
@@ -28,14 +28,14 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
     constructor = find(name, (folder,), flag=flag)
 
     def resolve(value):
-        if isinstance(value, str) and value.startswith(PREFIX):
+        if isinstance(value, str) and value.startswith(GUEST):
             value = {value: {}}
         if isinstance(value, list):
             return [resolve(entry) for entry in value]
         if not isinstance(value, dict):
             return value
         key = next(iter(value), "")
-        if len(value) == 1 and key.startswith(PREFIX):
+        if len(value) == 1 and key.startswith(GUEST):
             return construct(find(key, FOLDERS, flag=arguments_flag), key, value[key])
         return {key: resolve(entry) for key, entry in value.items()}
 
@@ -78,7 +78,7 @@ def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
         except ImportError as error:
             raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
                             f"{INSTALL}") from error
-        classes |= {PREFIX + key: value for key, value in vars(module).items()
+        classes |= {GUEST + key: value for key, value in vars(module).items()
                     if inspect.isclass(value) and not key.endswith("Mixin")}
     return classes[registry.check(name, sorted(classes), flag=flag)]
 

@@ -22,7 +22,7 @@ from utilities.errors import refuse
 OPTIONS_FILE = "options.json"     # in a run's folder
 SWITCH = "the flag alone, without a value"
 NO_EFFECT = "accepted for compatibility, no effect"
-GUEST = "pml:"      # what a name of pytorch-metric-learning begins with
+GUEST = "pml:"      # prefix of names from pytorch-metric-learning
 # Negative numbers that argparse takes for flags. With a blank before them it does not.
 EXPONENT = re.compile(r"-(\d+\.?\d*|\.\d+)e[+-]?\d+", re.I)
 
