@@ -55,10 +55,10 @@ TRAINING = (
          NOT_NEGATIVE),
     Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
-    Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: at the epochs "
-         "--tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
+    Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: after the "
+         "epochs --tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
     Flag("--gamma", float, 0.3, "factor of --scheduler", POSITIVE),
-    Flag("--tau", int, [10000], "epochs at which --scheduler step lowers the rates", COUNT, "+"),
+    Flag("--tau", int, [10000], "epochs after which --scheduler step acts", COUNT, "+"),
     Flag("--seed", int, 1, "seed of all random numbers", Range(0, 2**32 - 1)),
     Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
          ("auto", "cuda", "cpu")),

@@ -40,7 +40,7 @@ class FoldedBatchNorm2d(nn.BatchNorm2d):
 
 
 def fold(network: nn.Module) -> int:
-    """Folds into each convolution of `network` the BatchNorm that alone takes its output.
+    """Folds into each convolution of `network` the BatchNorm that is the only user of its output.
 
     Modules are changed in place. Returns the number of pairs: 0 for a network that cannot be
     traced, which is left as it is.

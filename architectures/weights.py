@@ -94,7 +94,7 @@ def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
 
 def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
                     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict of the network, options it was trained with); the original stored no options.
+    """(state dict of the network, options it was trained with, none in a file of the original).
 
     Nothing in the file is run (see `architectures.original`). The original holds some tensors a
     second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file that

@@ -94,7 +94,8 @@ def select(name: str, opt) -> dict[str, Dataset]:
     training; testing; evaluation (training images, test transform); evaluation_train (training
     images, training transform); validation with `--train_val_split` below 1. in-shop also has
     testing_query and testing_gallery, the parts of testing, and likewise for validation. UserError
-    for a missing folder, an empty class or split, and fewer training images than `--bs`.
+    for a missing folder, an empty class or split, or too few training images for a batch, unless
+    `--evaluate_only` is given.
     """
     from datasets import splits
 

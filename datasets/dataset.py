@@ -39,7 +39,7 @@ class Transforms(NamedTuple):
 class Dataset(data.Dataset):
     """Labelled images of one split.
 
-    paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: that of each label.
+    paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: the name of each label.
     open_image: path -> RGB image, decoded from the file or from `--cache ram`. device_cache: the
     images on the device, with `--cache gpu`.
     """

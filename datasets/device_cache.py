@@ -3,8 +3,8 @@
 The loader's workers draw a transform's parameters for an image, with the same random numbers as
 without the cache (`draw`); the device applies them to a whole batch (`DeviceCache.cut`). PIL's
 bilinear filter is a triangle of half width max(1, s), with s source pixels per target pixel, so a
-resize is A_y I A_x' with matrices of such weights, which also crop and flip.
-Pixels equal those of the files up to rounding. Nothing waits for the device.
+resize is A_y I A_x' with matrices of such weights, which also crop and flip. Pixels equal those of
+the files up to rounding. Nothing waits for the device.
 """
 
 from __future__ import annotations

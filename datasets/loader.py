@@ -92,7 +92,7 @@ class Loader:
             if getattr(batch, name) is not None})
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 -> float32, on the device, to which bytes are sent."""
+        """(B, 3, H, W) uint8 -> float32, on the device, since sending bytes is faster."""
         form = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = pixels.flip(1) if self.bgr else pixels
         return pixels.to(torch.float32, memory_format=form).sub_(self.shift).mul_(self.scale)

@@ -37,7 +37,7 @@ def evaluation_transform(crop: int, resize: int) -> v2.Compose:
 
 
 def rotated_transform(crop: int, resize: int) -> v2.Compose:
-    """A square crop, which a quarter turn leaves whole: black corners would reveal the angle."""
+    """A square crop, whole after any quarter turn: black corners would reveal the angle."""
     return v2.Compose([v2.Resize(resize), v2.RandomCrop(crop), v2.PILToTensor()])
 
 
