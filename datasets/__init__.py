@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,9 +78,8 @@ class Identity:
         for name, (n_images, digest) in state.items():
             split = self.splits[name]
             if split.digest != digest:
-                raise UserError(f"--source_path: the {name} images are not those that the run "
-                                f"began with: {n_images:,} then, {len(split):,} now, or other "
-                                "names; accepted: the same files")
+                refuse("--source_path", f"the {name} images are not those that the run began with: "
+                       f"{n_images:,} then, {len(split):,} now, or other names", "the same files")
 
 
 def layout(name: str):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets.class_folders import require
 from datasets.tables import by_class, existing, rows
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
 COLUMNS = "image_name item_id evaluation_status"
@@ -26,7 +26,6 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     splits = {split: [] for split in SPLITS.values()}
     for where, (path, item, status) in rows(partition, COLUMNS, path_column=0, counted=True):
         if status not in SPLITS:
-            raise UserError(f"--source_path: evaluation_status {status!r} in {where}; accepted: "
-                            f"{', '.join(SPLITS)}")
+            refuse("--source_path", f"evaluation_status {status!r} in {where}", ", ".join(SPLITS))
         splits[SPLITS[status]].append((str(folder / path), item))
     return {split: by_class(existing(samples)) for split, samples in splits.items()}

@@ -61,8 +61,8 @@ def read_splits(samples: dict[str, Samples], opt) -> list[str]:
 def read(name: str, source_path: str) -> dict[str, Samples]:
     """The samples of each split as they are on disk."""
     if name in ("", ".", "..") or Path(name).name != name:
-        raise UserError(f"--dataset: {name!r} is no folder's name; accepted: "
-                        f"{', '.join(datasets.DATASETS)}, or a folder below --source_path")
+        refuse("--dataset", f"{name!r} is no folder's name",
+               f"{', '.join(datasets.DATASETS)}, or a folder below --source_path")
     folder = Path(source_path) / name
     return datasets.layout(name).read(folder)
 
@@ -88,8 +88,8 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
             continue
         if split.startswith("validation"):
             which = " (every second image of a held-out class)" * split.endswith("_query")
-            raise UserError(f"--train_val_split: {share} leaves nothing for {split}{which}; "
-                            "accepted: 1 for no validation split, or a smaller share")
+            refuse("--train_val_split", f"{share} leaves nothing for {split}{which}",
+                   "1 for no validation split, or a smaller share")
         raise UserError(f"--dataset: no image in the {split} split of {str(folder)!r}; at least 1 "
                         "is needed")
 

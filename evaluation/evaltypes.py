@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import datasets
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 MODES = ("Combined", "Sum")
 WEIGHT = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -44,15 +44,15 @@ def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
     names = tuple(joined.split("_"))
     _check_features(evaltype, names, features)
     if len(names) < 2 or len(set(names)) < len(names):
-        raise UserError(f"--evaltypes: {evaltype!r} given; accepted: two or more different "
-                        f"features behind {mode}_")
+        refuse("--evaltypes", f"{evaltype!r} given",
+               f"two or more different features behind {mode}_")
     if len(weights) not in (0, len(names)):
-        raise UserError(f"--evaltypes: {evaltype!r} gives the weights {' '.join(weights)}; "
-                        f"accepted: one for each of its {len(names)} features, or none")
+        refuse("--evaltypes", f"{evaltype!r} gives the weights {' '.join(weights)}",
+               f"one for each of its {len(names)} features, or none")
     for weight in weights:
         if not WEIGHT.fullmatch(weight) or float(weight) == 0:
-            raise UserError(f"--evaltypes: {evaltype!r} has the weight {weight!r}; accepted: "
-                            "positive numbers such as 0.75")
+            refuse("--evaltypes", f"{evaltype!r} has the weight {weight!r}",
+                   "positive numbers such as 0.75")
     return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))
 
 
@@ -88,6 +88,6 @@ def _check_features(evaltype: str, names: Sequence[str], features: Sequence[str]
     for name in names:
         if name not in features:
             culprit = "" if name == evaltype else f" names {name!r}, which"
-            raise UserError(f"--evaltypes: {evaltype!r}{culprit} is not among --diva_features; "
-                            f"accepted: all, {', '.join(features)}, and Combined_ or Sum_ of "
-                            "these, joined by _, with weights -<w>-<w>... behind")
+            refuse("--evaltypes", f"{evaltype!r}{culprit} is not among --diva_features",
+                   f"all, {', '.join(features)}, and Combined_ or Sum_ of these, joined by _, with "
+                   "weights -<w>-<w>... behind")

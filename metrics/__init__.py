@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 from utilities import registry
-from utilities.errors import UserError
+from utilities.errors import refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,12 +65,11 @@ def parse(name: str, flag: str = "--evaluation_metrics") -> tuple[str, str | int
     registry.check(family, METRICS, flag=flag)
     if family not in ARGUMENTS:
         if at:
-            raise UserError(f"{flag}: {name!r}: {family} takes nothing behind an @; "
-                            f"accepted: {family}")
+            refuse(flag, f"{name!r}: {family} takes nothing behind an @", family)
         return family, None
     pattern, wanted = ARGUMENTS[family]
     if not re.fullmatch(pattern, argument, re.ASCII):
-        raise UserError(f"{flag}: {name!r} is no metric; accepted: {family}@ and {wanted}")
+        refuse(flag, f"{name!r} is no metric", f"{family}@ and {wanted}")
     return family, argument if ARGUMENTS[family] is _DISTANCE else int(argument)
 
 
