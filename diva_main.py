@@ -107,7 +107,7 @@ class Training:
                 self.train_epoch(self.epoch)
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
-            self.last_state.flush()
+            self.flush()
             bad = self.monitor.cause_of(error)
             if bad is None:
                 raise
@@ -130,10 +130,16 @@ class Training:
             feature.begin(self.between_steps)
         self.monitor.check(self.network, self.objective)
 
+    def flush(self) -> None:
+        """Writes the last whole epoch where it is only held in memory; signals wait meanwhile."""
+        if self.last_state.held is not None:
+            with self.interrupts.shield(raises=False):
+                self.last_state.flush()
+
     def close(self) -> None:
         """Writes and draws what is due at the end; ends workers, the W&B run and the lock."""
         try:
-            self.last_state.flush()
+            self.flush()
             for part in (self.loader, self.between_steps.training_images, self.evaluator):
                 part.close()
             self.evaluator.finish(self.logger)

@@ -367,8 +367,8 @@ GROUPS = {
 FLAGS = options.by_name(GROUPS)
 
 # Options that may change on --resume.
-MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "source_path", "plots", "save_every",
-              "wandb_key", "wandb_mode")
+MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evaluate_on_cpu",
+              "source_path", "plots", "save_every", "wandb_key", "wandb_mode")
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
@@ -449,6 +449,10 @@ def resumed(opt: Namespace) -> Namespace:
                         f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    if "evaluate_on_cpu" in changed or changed.get("device") == "cpu":
+        changed.setdefault("evaluate_on_gpu", False)
+    if changed.get("evaluate_on_gpu"):
+        changed.setdefault("evaluate_on_cpu", False)
     given = sorted({*run.given, *changed, "resume"})
     return Namespace(**{**stored, **changed, "resume": opt.resume, "given": given})
 
@@ -517,8 +521,8 @@ def _check_device(opt: Namespace) -> None:
 
 def _settle_data(opt: Namespace) -> None:
     if "kernels" not in opt.given:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))     # of a torchrun on this machine
-        opt.kernels = max(1, min(available_cores(), 16) // processes)
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)    # of a torchrun on this machine
+        opt.kernels = max(1, min(available_cores(), 16) // max(1, processes))
     _check_file_name("--dataset", opt.dataset)
     for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
         path = getattr(opt, name)

@@ -48,12 +48,15 @@ class Teaching:
                 continue
             if mean_losses[feature.name] == 0:
                 reason = "its loss was 0 in every step"
+            elif norm == 0:
+                reason = "its gradient was 0 in every step that was measured"
             elif norm < NEGLIGIBLE * largest:
-                reason = f"its gradient was {norm / largest:.1g} of the largest term's"
+                reason = (f"its gradient was {norm / largest:.1g} of the largest term's in the "
+                          "steps that were measured")
             else:
                 continue
             self.named.add(feature.name)
-            lines.append(f"{feature.name} taught nothing in this epoch: {reason}; what helps: "
+            lines.append(f"{feature.name} seems to teach nothing: {reason}; what helps: "
                          f"{feature.remedy}")
         return shares, lines
 

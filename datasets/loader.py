@@ -158,6 +158,8 @@ def why_lost(message: str) -> str | None:
     """Why a worker ended, by the `message` of torch's error; None for any other error."""
     if "DataLoader worker" not in message:
         return None
+    if "Too many open files" in message:
+        return ("it could not open more files; allow more by `ulimit -n`, or use fewer --kernels")
     if ("Bus error" in message or "shared memory" in message
             or ("torch_" in message and "No space left on device" in message)):
         size = (f", of {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB here,"
@@ -165,7 +167,8 @@ def why_lost(message: str) -> str | None:
         return (f"batches pass through the shared memory in /dev/shm{size} and found no room; "
                 "start the container with more (docker run --shm-size 8g), or load images in the "
                 "main process by --kernels 0")
-    if "signal: Killed" in message or "exited unexpectedly" in message:
+    if "signal: Killed" in message:
         return ("it was killed, as the system does where memory runs out; fewer of them, by "
                 "--kernels, need less")
-    return message.splitlines()[0] if "killed by signal" in message else None
+    is_lost = "killed by signal" in message or "exited unexpectedly" in message
+    return f"{message.splitlines()[0]}; fewer --kernels need less memory" if is_lost else None

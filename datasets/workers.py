@@ -11,6 +11,10 @@ from collections.abc import Iterator
 
 from utilities.errors import UserError
 
+# What ends a run: Ctrl-C, a scheduler, the end of the terminal.
+STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+            if hasattr(signal, name)}
+
 
 def ignore_signals(worker: int) -> None:
     """Ctrl-C and SIGTERM reach the whole process group, but only the parent acts on them.
@@ -18,8 +22,8 @@ def ignore_signals(worker: int) -> None:
     If the parent stops while a thread of the worker hands over a batch, that thread's error is not
     printed.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)
     sys.excepthook = lambda *error: None
 
 
@@ -30,7 +34,7 @@ def block_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
     finally:

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import architectures.backbones  # noqa: F401  Its first import draws random numbers.
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

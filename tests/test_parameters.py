@@ -287,6 +287,12 @@ def test_resize_keeps_its_proportion_to_another_crop(argv, resize):
     assert options(*argv).resize == resize
 
 
+def test_a_text_that_looks_like_a_number_stays_as_it_was_given():
+    assert options("--savename", "-1e5").savename == "-1e5"
+    assert parameters.parse(["--evaltypes", "-1e5", "-2."]).evaltypes == ["-1e5", "-2."]
+    assert options("--loss_oproxy_pos_delta", "-5.").loss_oproxy_pos_delta == -5
+
+
 @pytest.mark.parametrize("number", ["-1e-1", "-.1", "-0.1", "-1E-01"])
 def test_negative_numbers_are_read_in_any_form(number):
     opt = options("--loss", "oproxy", "--loss_oproxy_neg_delta", number, "--bs", 8)
@@ -430,6 +436,17 @@ def test_resume_lets_what_may_change_change(run):
     assert again.bs == opt.bs
 
 
+@pytest.mark.parametrize("begun, again, on_gpu, on_cpu", [
+    ([], ["--evaluate_on_cpu"], False, True),
+    (["--evaluate_on_gpu"], ["--evaluate_on_cpu"], False, True),
+    (["--evaluate_on_gpu"], ["--device", "cpu"], False, False),
+    (["--evaluate_on_cpu"], ["--evaluate_on_gpu"], True, False)])
+def test_a_resumed_run_may_measure_elsewhere(run, begun, again, on_gpu, on_cpu):
+    folder, _ = run(*begun)
+    opt = options("--resume", folder, *again)
+    assert (opt.evaluate_on_gpu, opt.evaluate_on_cpu) == (on_gpu, on_cpu)
+
+
 @pytest.mark.parametrize("same", [
     ["--lr", "0.00001"], ["--evaltypes", "all"], [*METHOD], ["--diva_rho_decorrelation", "9"],
     ["--crop_size", "224"], ["--savename", "group_plus_seed"], ["--optim", "adam"],
@@ -456,7 +473,8 @@ def test_resume_refuses_other_differences(run, capsys, flag, line):
     assert end.value.code == 2
     assert capsys.readouterr().err == (
         f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
-        "--device, --gpu, --source_path, --plots, --save_every, --wandb_key, --wandb_mode\n")
+        "--device, --gpu, --evaluate_on_gpu, --evaluate_on_cpu, --source_path, --plots, "
+        "--save_every, --wandb_key, --wandb_mode\n")
 
 
 @pytest.mark.parametrize("content", [

@@ -59,7 +59,7 @@ def save_same(paths: Sequence[Path], state: Any) -> None:
 
 class LastEpoch:
     """The state after the last whole epoch: written to `path` every `every` epochs, held in memory
-    in between and written by `flush` when the run ends. Only SIGKILL loses what is held."""
+    in between and written by `flush` when the run ends, unless the process is killed."""
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
@@ -68,8 +68,8 @@ class LastEpoch:
     def save(self, state: Any, epochs: int) -> None:
         """Takes the state after the first `epochs` epochs. RunError as in `save`."""
         if epochs % self.every == 0:
-            self.held = None
             save(self.path, state)
+            self.held = None    # only now: a write that fails leaves the earlier epoch to `flush`
         else:
             memory = io.BytesIO()
             torch.save(state, memory)
@@ -78,8 +78,8 @@ class LastEpoch:
     def flush(self) -> None:
         """Writes what is held. RunError as in `save`."""
         if self.held is not None:
-            held, self.held = self.held, None
-            replace(self.path, lambda file: file.write(held))
+            replace(self.path, lambda file: file.write(self.held))
+            self.held = None
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:

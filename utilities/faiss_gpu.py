@@ -38,5 +38,5 @@ def memory() -> Iterator[None]:
     except RuntimeError as error:
         if not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-        raise RunError("evaluation on the GPU lacks memory; --evaluate_on_cpu evaluates without "
-                       "it") from error
+        raise RunError("evaluation on the GPU lacks memory; --evaluate_on_cpu, also possible with "
+                       "--resume, evaluates without it") from error

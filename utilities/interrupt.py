@@ -40,6 +40,9 @@ class Interrupts:
         global active
         active, self.process = self, os.getpid()
         handlers = {signal.SIGINT: self._receive, signal.SIGTERM: self._receive}
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:   # as under nohup
+            handlers[hangup] = self._receive
         if hasattr(signal, "setitimer"):
             handlers[signal.SIGALRM] = self._raise
         self.before = {number: signal.signal(number, handler)
@@ -80,14 +83,15 @@ class Interrupts:
             self._raise()
 
     @contextlib.contextmanager
-    def shield(self) -> Iterator[None]:
-        """Signals wait until the block's end."""
+    def shield(self, *, raises: bool = True) -> Iterator[None]:
+        """Signals wait until the block's end; unless it `raises`, until the next `check`."""
         self.shielded = True
         try:
             yield
         finally:
             self.shielded = False
-        self.check()
+        if raises:
+            self.check()
 
 
 active: Interrupts | None = None

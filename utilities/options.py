@@ -24,7 +24,7 @@ SWITCH = "the flag alone, without a value"
 NO_EFFECT = "accepted for compatibility, no effect"
 GUEST = "pml:"      # prefix of names from pytorch-metric-learning
 # Negative numbers that argparse takes for flags. With a blank before them it does not.
-EXPONENT = re.compile(r"-(\d+\.?\d*|\.\d+)e[+-]?\d+", re.I)
+EXPONENT = re.compile(r"-(\d+\.|(\d+\.?\d*|\.\d+)e[+-]?\d+|inf|nan)", re.I)
 
 Groups = Mapping[str, Sequence["Flag"]]
 
@@ -136,7 +136,7 @@ def build_parser(program: str, description: str, groups: Groups) -> argparse.Arg
                 continue
             if flag.accepts and not isinstance(flag.accepts, Range):
                 text += f" [{', '.join(flag.accepts)}]"
-            if flag.default not in (None, [], {}):
+            if flag.default not in (None, [], {}) and "when not given" not in flag.help:
                 text += f" (default: {plain(flag.default)})"
             kind = json_object if flag.kind is dict else flag.kind
             group.add_argument(flag.name, type=kind, default=flag.default, nargs=flag.nargs,
@@ -176,10 +176,18 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
     if rest:
         refuse_stray(rest[0].lstrip(), argv, flags)
     for name, value in vars(opt).items():
-        if isinstance(value, str) and EXPONENT.fullmatch(value[1:]):
-            setattr(opt, name, value.lstrip())
+        if isinstance(value, str):
+            setattr(opt, name, _without_blank(value))
+        elif isinstance(value, list):
+            setattr(opt, name, [_without_blank(entry) for entry in value])
     opt.given = sorted(name for name in flags if getattr(marked, name) is not unset)
     return opt
+
+
+def _without_blank(value: Any) -> Any:
+    """A text as it was given, without the blank that `parse` puts before some numbers."""
+    is_marked = isinstance(value, str) and value[:1] == " " and EXPONENT.fullmatch(value[1:])
+    return value[1:] if is_marked else value
 
 
 def unabbreviated(word: str, flags: Mapping[str, Flag]) -> str:

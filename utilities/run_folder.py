@@ -69,10 +69,15 @@ def last(folder: str | Path) -> Path | None:
 
 def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
     """Writes `options` (plain types, no secret) as `options.json`, for `--resume`, and, with the
-    run's `environment`, as `Parameter_Info.txt`, for people."""
+    run's `environment`, as `Parameter_Info.txt`, for people. The environments of earlier parts of
+    the run stay in front of one that differs."""
+    path = Path(folder) / "Parameter_Info.txt"
+    used = "\n".join(f"{name}: {value}" for name, value in environment.items())
+    earlier = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if path.exists() else []
+    if used not in earlier[-1:]:
+        earlier.append(used)
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
-    lines += ["", *(f"{name}: {value}" for name, value in environment.items())]
-    write_text(Path(folder) / "Parameter_Info.txt", "\n".join(lines) + "\n")
+    write_text(path, "\n\n".join(["\n".join(lines), *earlier]) + "\n")
     write_text(Path(folder) / OPTIONS_FILE, json.dumps(options, indent=1, sort_keys=True) + "\n")
 
 

@@ -129,10 +129,10 @@ def test_an_update_waits_for_nothing():
     stored.fill(torch.randn(6, 3))
     stored.update(torch.tensor([1]), torch.ones(1, 3, device="cuda"))
     assert stored.embeddings.is_cuda
-    new = torch.ones(2, 3, device="cuda")
+    new, rows = torch.ones(2, 3, device="cuda"), torch.tensor([1, 2], device="cuda")
     torch.cuda.set_sync_debug_mode("error")
     try:
         stored.update(torch.tensor([1, 2]), new)
-        stored.update(torch.tensor([1, 2], device="cuda"), new)
+        stored.update(rows, new)
     finally:
         torch.cuda.set_sync_debug_mode("default")

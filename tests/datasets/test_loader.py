@@ -292,7 +292,9 @@ def test_an_error_that_nobody_catches_ends_the_program_and_its_workers(tmp_path)
 
 @pytest.mark.parametrize(("message", "told"), [     # torch's own words
     ("DataLoader worker (pid 7) is killed by signal: Killed. ", "memory runs out; fewer of them"),
-    ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "memory runs out; fewer of them"),
+    ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "exited unexpectedly;"),
+    ("DataLoader worker (pid 7): unable to open shared memory object </torch_7> in read-write "
+     "mode: Too many open files (24)", "ulimit -n"),
     ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
      "workers are out of shared memory. Please try to raise your shared memory limit.", "/dev/shm"),
     ("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "

@@ -141,6 +141,21 @@ def test_a_state_held_between_writes_is_a_copy(tmp_path):
     assert checkpoint.load(tmp_path / "last")["epochs"] == 3
 
 
+@pytest.mark.parametrize("due", [True, False])
+def test_a_write_that_fails_leaves_the_held_epoch_to_the_next_one(tmp_path, monkeypatch, due):
+    last = checkpoint.LastEpoch(tmp_path / "last", 2)
+    last.save({"epochs": 1}, 1)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(RunError):
+        patch.setattr(os, "fsync", full)
+        last.save({"epochs": 2}, 2) if due else last.flush()
+    last.flush()
+    assert checkpoint.load(tmp_path / "last")["epochs"] == 1
+
+
 def test_a_folder_that_is_gone_is_one_clear_line(tmp_path):
     with pytest.raises(RunError, match=r"cannot write .*No such file"):
         checkpoint.save(tmp_path / "gone" / "c", STATE)

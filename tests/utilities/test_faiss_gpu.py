@@ -1,5 +1,6 @@
 """faiss on a GPU, as far as it can be told without one."""
 
+import faiss
 import pytest
 import torch
 
@@ -30,5 +31,6 @@ def test_other_errors_stay_what_they_are():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not faiss.get_num_gpus(), reason="faiss was built without CUDA")
 def test_a_gpu_has_one_object_of_resources():
     assert faiss_gpu.resources(0) is faiss_gpu.resources(0)

@@ -53,6 +53,35 @@ def test_a_signal_waits_for_the_shield_to_end(monkeypatch):
     assert done == ["written"]
 
 
+def test_a_shield_for_the_last_write_leaves_the_signal_to_who_handles_it():
+    done = []
+    with pytest.raises(Interrupted), Interrupts() as interrupts:
+        try:
+            send()
+            interrupt.check()
+        finally:
+            with interrupts.shield(raises=False):
+                send()
+                done.append("written")
+            done.append("and closed")
+    assert done == ["written", "and closed"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
+def test_the_end_of_the_terminal_ends_a_run_unless_it_was_to_be_ignored():
+    with pytest.raises(Interrupted) as stop, Interrupts():
+        send(signal.SIGHUP)
+        interrupt.check()
+    assert stop.value.signum == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)   # as nohup does
+    try:
+        with Interrupts():
+            send(signal.SIGHUP)
+            interrupt.check()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_whose_exception_was_swallowed_is_raised_by_the_next_check():
     with pytest.raises(Interrupted), Interrupts():
         with contextlib.suppress(Interrupted):

@@ -69,6 +69,13 @@ def test_options_can_be_read_by_people_and_by_resume(tmp_path):
     assert {"tau: [55]", "torch: 2.9.1", "git commit: unknown"} < set(lines)
 
 
+def test_the_environment_a_run_began_in_stays_beside_another_that_it_went_on_in(tmp_path):
+    for version in ("2.9", "2.9", "2.10"):
+        run_folder.describe(tmp_path, {"lr": 1}, {"torch": version})
+    text = (tmp_path / "Parameter_Info.txt").read_text(encoding="utf-8")
+    assert text == "lr: 1\n\ntorch: 2.9\n\ntorch: 2.10\n"
+
+
 def test_the_summary_holds_minutes_and_table(tmp_path):
     run_folder.summarise(tmp_path, 12.345, "table")
     assert (tmp_path / "training_summary.txt").read_text() == "Training time: 12.35 min\n\ntable\n"
