@@ -23,8 +23,8 @@ OPTIONS_FILE = "options.json"     # in a run's folder
 SWITCH = "the flag alone, without a value"
 NO_EFFECT = "accepted for compatibility, no effect"
 GUEST = "pml:"      # prefix of names from pytorch-metric-learning
-# Negative numbers that argparse takes for flags. With a blank before them it does not.
-EXPONENT = re.compile(r"-(\d+\.|(\d+\.?\d*|\.\d+)e[+-]?\d+|inf|nan)", re.I)
+# Negative numbers that argparse takes for flags unless a blank stands before them.
+NEGATIVE = re.compile(r"-(\d+\.|(\d+\.?\d*|\.\d+)e[+-]?\d+|inf|nan)", re.I)
 
 Groups = Mapping[str, Sequence["Flag"]]
 
@@ -164,7 +164,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
     flags, unset = by_name(groups), object()
     parser = build_parser(program, description, groups)
     argv = [unabbreviated(word, flags) for word in argv]
-    words = [f" {word}" if EXPONENT.fullmatch(word) else word for word in argv]
+    words = [f" {word}" if NEGATIVE.fullmatch(word) else word for word in argv]
     try:
         opt, rest = parser.parse_known_args(words)
         # The same once more without defaults: what is set now, the user gave.
@@ -186,7 +186,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
 
 def _without_blank(value: Any) -> Any:
     """A text as it was given, without the blank that `parse` puts before some numbers."""
-    is_marked = isinstance(value, str) and value[:1] == " " and EXPONENT.fullmatch(value[1:])
+    is_marked = isinstance(value, str) and value[:1] == " " and NEGATIVE.fullmatch(value[1:])
     return value[1:] if is_marked else value
 
 
