@@ -279,10 +279,20 @@ def test_workers_end_when_their_training_is_killed(server, data, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_lose_one_epoch_each_at_most(server, data, whole, tmp_path):
-    """Twelve after a random time, eight inside or around a write; 30 epochs in all."""
-    argv = ("--n_epochs", 30, "--diva_features", *runs.FOUR)
+    """Twelve at a random time, by this processor's pace up to about two epochs after a resumed run
+    has started, eight inside or around a write; 30 epochs in all."""
+    features = ("--diva_features", *runs.FOUR)
+    argv = ("--n_epochs", 30, *features)
+    cpu_seconds = []
+    for n in (1, 11):
+        process = server.start(command(tmp_path / f"pace {n}", data, "--n_epochs", n, *features))
+        assert process.wait() == 0, process.err
+        cpu_seconds.append(process.cpu_seconds)
+    epoch = (cpu_seconds[1] - cpu_seconds[0]) / 10
+    start = cpu_seconds[0] - epoch
     rng = random.Random(0)
-    kills = [("time", rng.uniform(0.1, 1.5)) for _ in range(12)]
+    # A resumed run starts in about half the time: it fills no queue.
+    kills = [("time", start / 2 + epoch * rng.uniform(0, 2)) for _ in range(12)]
     kills += [(where, n) for where in KILLS for n in (rng.randrange(1, 4), rng.randrange(4, 8))]
     rng.shuffle(kills)
     words, done, happened = command(tmp_path, data, *argv), 0, 0
