@@ -1,7 +1,7 @@
 """Exact nearest neighbours by Euclidean distance.
 
-A block of queries is compared with the whole gallery by one float32 matrix product,
-|y|^2 / 2 - x.y. Features are first centred on the gallery's mean and scaled, which keeps the order
+A block of queries x is compared with the whole gallery y by one float32 matrix product, of [x, 1]
+and [-y, |y|^2 / 2]. Features are first centred on the gallery's mean and scaled, which keeps the order
 and leaves squared distances exact to about 1e-7 of the largest. Of the nearest by the product, a
 few more than k are then sorted by distances computed from differences. On a GPU for which faiss is
 built, faiss replaces the product.
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import faiss
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utilities import faiss_gpu
@@ -74,12 +75,13 @@ def distance_blocks(queries: Tensor, gallery: Tensor | None) -> Iterator[tuple[s
     the distance of each to itself is infinite. Each block overwrites the one before.
     """
     among = queries if gallery is None else gallery
-    half = among.square().sum(1) / 2
+    # [-y, |y|^2 / 2] . [x, 1]: the product alone gives the distance, nothing is added to it later.
+    among = torch.cat([-among, among.square().sum(1, keepdim=True) / 2], 1)
     size = min(len(queries), max(1, BLOCK_ENTRIES[queries.device.type] // len(among)))
     block = queries.new_empty(size, len(among))
     for rows in _slices(len(queries), size):
         distance = block[:rows.stop - rows.start]
-        _less_product(half, queries[rows], among, out=distance)
+        _product(F.pad(queries[rows], (0, 1), value=1.0), among, out=distance)
         if gallery is None:
             distance[:, rows].fill_diagonal_(torch.inf)
         yield rows, distance
@@ -138,20 +140,19 @@ def _in_order(queries: Tensor, gallery: Tensor, nearest: Tensor) -> tuple[Tensor
     indices = nearest.sort(dim=1).values    # so that equal distances are ordered by index
     size = max(1, PAIR_ENTRIES // (max(1, indices.shape[1]) * queries.shape[1]))
     distances = torch.cat([
-        torch.cdist(queries[rows, None], gallery[indices[rows]],
-                    compute_mode="donot_use_mm_for_euclid_dist")[:, 0]
+        torch.linalg.vector_norm(gallery[indices[rows]].sub_(queries[rows, None]), dim=2)
         for rows in _slices(len(queries), size)])
     distances, order = distances.sort(dim=1, stable=True)
     return distances, indices.gather(1, order)
 
 
-def _less_product(half: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
-    """Writes half (M,) - x y^T into `out` (N, M), in full float32, whatever the training uses."""
+def _product(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """Writes x y^T into `out` (N, M), in full float32, whatever the training uses."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast(x.device.type, enabled=False):
-            torch.addmm(half, x, y.T, alpha=-1, out=out)
+            torch.mm(x, y.T, out=out)
     finally:
         torch.set_float32_matmul_precision(before)
 
