@@ -58,8 +58,8 @@ class Training:
     def __init__(self, opt, interrupts: Interrupts):
         self.opt, self.interrupts = opt, interrupts
         self.device = setup.device(opt)
+        architectures.check(opt.arch)   # before the seed: importing a library draws numbers
         setup.seed(opt)
-        architectures.check(opt.arch)
         self.scaling = LossScaling(opt.precision, self.device)
         self.splits = datasets.select(opt.dataset, opt)
         self.training_set = self.splits["training"]

@@ -105,7 +105,7 @@ class Evaluator:
             sides = [embed(network, loader, self.features, device=self.device)
                      for loader in split.loaders]
             for evaltype in self.evaltypes:
-                values, neighbours = self.compute(names, split, sides, evaltype)
+                values, neighbours = self.measure(names, split, sides, evaltype)
                 results[evaltype][split.name] = values
                 if logger is not None:
                     log_metrics(logger, split.name, evaltype, values)
@@ -127,7 +127,7 @@ class Evaluator:
             return self.names
         return [name for name in self.names if not metrics.needs_clusters(name)]
 
-    def compute(self, names: Sequence[str], split: Split, sides: Sequence[Tensor],
+    def measure(self, names: Sequence[str], split: Split, sides: Sequence[Tensor],
                 evaltype: str) -> tuple[dict[str, Any], Tensor]:
         """{metric: value} of one evaltype, and each query's nearest neighbours (N, k), at least
         N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""

@@ -129,7 +129,7 @@ def compute(names: list[str], features: Tensor, labels: Tensor, *,
     """
     from metrics import measuring
 
-    return measuring.compute([select(name) for name in names], features, labels, gallery=gallery,
+    return measuring.measure([select(name) for name in names], features, labels, gallery=gallery,
                              neighbours=neighbours, clusters=clusters, device=device)
 
 
@@ -143,7 +143,7 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, device=None) -> tupl
     """
     from metrics import neighbours
 
-    return neighbours.knn(queries, gallery, k, device=device)
+    return neighbours.nearest(queries, gallery, k, device=device)
 
 
 def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
@@ -154,4 +154,4 @@ def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None
     """
     from metrics import measuring
 
-    return measuring.depth([select(name) for name in names], labels, gallery_labels)
+    return measuring.table_depth([select(name) for name in names], labels, gallery_labels)

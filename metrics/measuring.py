@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metrics import Metric, a_recall, ranking
-from metrics.neighbours import as_points, knn
+from metrics.neighbours import as_points, nearest
 from utilities.clustering import k_means
 
 # The most neighbours of a query in a table. Beyond that, ranking the whole gallery takes less time
@@ -44,7 +44,7 @@ class Data(NamedTuple):
 
 
 @torch.no_grad()
-def compute(selected: Sequence[Metric], features, labels, *, gallery, neighbours, clusters,
+def measure(selected: Sequence[Metric], features, labels, *, gallery, neighbours, clusters,
             device) -> dict:
     """See `metrics.compute`; `selected` in place of names."""
     queries = as_points(features, device)
@@ -70,7 +70,7 @@ def compute(selected: Sequence[Metric], features, labels, *, gallery, neighbours
     return {metric.name: values[metric.name] for metric in selected}
 
 
-def depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
+def table_depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
     """See `metrics.depth`; `selected` in place of names."""
     among = _integers(labels if gallery_labels is None else gallery_labels, "cpu")
     by_ranks = [metric for metric in selected if metric.takes == "ranks"]
@@ -127,7 +127,7 @@ def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -
     if near:
         deepest = max(depths[metric] for metric in near)
         if indices is None or indices.shape[1] < deepest:
-            _, indices = knn(data.queries, data.gallery, deepest)
+            _, indices = nearest(data.queries, data.gallery, deepest)
         values |= _means(near, ranking.in_table(indices, classes))
     if far:
         values |= _means(far, ranking.in_gallery(data.queries, data.gallery, classes))

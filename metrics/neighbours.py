@@ -1,10 +1,10 @@
 """Exact nearest neighbours by Euclidean distance.
 
 A block of queries x is compared with the whole gallery y by one float32 matrix product, of [x, 1]
-and [-y, |y|^2 / 2]. Features are first centred on the gallery's mean and scaled, which keeps the order
-and leaves squared distances exact to about 1e-7 of the largest. Of the nearest by the product, a
-few more than k are then sorted by distances computed from differences. On a GPU for which faiss is
-built, faiss replaces the product.
+and [-y, |y|^2 / 2]. Features are first centred on the gallery's mean and scaled, which keeps the
+order and leaves squared distances exact to about 1e-7 of the largest. Of the nearest by the
+product, a few more than k are then sorted by distances computed from differences. On a GPU for
+which faiss is built, faiss replaces the product.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPARE = 4               # candidates beyond k, so that rounding in the product l
 GROUP = 16              # columns whose minimum is looked at first
 
 
-def knn(queries, gallery, k: int, *, device: torch.device | str | None = None
+def nearest(queries, gallery, k: int, *, device: torch.device | str | None = None
         ) -> tuple[Tensor, Tensor]:
     """See `metrics.knn`."""
     queries = as_points(queries, device)
@@ -39,8 +39,8 @@ def knn(queries, gallery, k: int, *, device: torch.device | str | None = None
     by_faiss = faiss_gpu.usable(queries.device) and wider + itself <= MOST_BY_FAISS
     distances = queries.new_empty(len(queries), k)
     indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    for rows, nearest in (_by_faiss if by_faiss else _by_blocks)(queries, gallery, wider):
-        distance, index = _in_order(queries[rows], among, nearest)
+    for rows, candidates in (_by_faiss if by_faiss else _by_blocks)(queries, gallery, wider):
+        distance, index = _in_order(queries[rows], among, candidates)
         distances[rows], indices[rows] = distance[:, :k], index[:, :k]
     return distances.mul_(scale), indices
 
@@ -118,26 +118,26 @@ def _by_faiss(queries: Tensor, gallery: Tensor | None, k: int) -> Iterator[tuple
     device, points = queries.device, queries.cpu().numpy()
     among, itself = (points, 1) if gallery is None else (gallery.cpu().numpy(), 0)
     with faiss_gpu.memory():
-        _, nearest = faiss.knn_gpu(faiss_gpu.resources(device.index), points, among, k + itself,
-                                   device=device.index)
+        _, found = faiss.knn_gpu(faiss_gpu.resources(device.index), points, among, k + itself,
+                                 device=device.index)
     for rows in _slices(len(queries), max(1, BLOCK_ENTRIES["cuda"] // (k + itself))):
-        indices = torch.from_numpy(nearest[rows]).to(device)
+        indices = torch.from_numpy(found[rows]).to(device)
         yield rows, without_itself(indices, rows) if itself else indices
 
 
-def without_itself(nearest: Tensor, rows: slice) -> Tensor:
+def without_itself(neighbours: Tensor, rows: slice) -> Tensor:
     """(b, k + 1) neighbours of the queries `rows` -> (b, k), without the index of the query.
 
     Where a query has many duplicates, its index may be missing: then the last one is dropped.
     """
-    drop = nearest == torch.arange(rows.start, rows.stop, device=nearest.device)[:, None]
+    drop = neighbours == torch.arange(rows.start, rows.stop, device=neighbours.device)[:, None]
     drop[:, -1] |= ~drop.any(1)
-    return nearest[~drop].view(len(nearest), -1)
+    return neighbours[~drop].view(len(neighbours), -1)
 
 
-def _in_order(queries: Tensor, gallery: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances (b, k), ascending, and indices (b, k) of the neighbours `nearest` (b, k)."""
-    indices = nearest.sort(dim=1).values    # so that equal distances are ordered by index
+def _in_order(queries: Tensor, gallery: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances (b, k), ascending, and indices (b, k) of the gallery's rows `candidates` (b, k)."""
+    indices = candidates.sort(dim=1).values    # so that equal distances are ordered by index
     size = max(1, PAIR_ENTRIES // (max(1, indices.shape[1]) * queries.shape[1]))
     distances = torch.cat([
         torch.linalg.vector_norm(gallery[indices[rows]].sub_(queries[rows, None]), dim=2)

@@ -14,8 +14,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import architectures.backbones  # noqa: F401  Its first import draws random numbers.
-
 GOLDEN = Path(__file__).parent / "golden"
 
 
