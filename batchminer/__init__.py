@@ -1,8 +1,7 @@
 """Miners: embeddings (B, D), labels (B,) -> index tensors on the same device.
 
-A miner has a `name`, and its attribute `tuples` says which of the three kinds below it returns. The
-number T of tuples depends on the batch size alone, so that nothing waits for the device: an anchor
-without a positive or a negative is kept and marked not valid.
+The number T of tuples depends on the batch size alone, so that nothing waits for the device: an
+anchor without a positive or a negative is kept and marked not valid.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ MINERS = {
     "shared_full_distance": "batchminer.shared_distance",
     "intra_random": "batchminer.intra_random",
 }
+# Which of the three kinds below each returns.
 TUPLES = {name: "triplets" for name in MINERS} | {"npair": "npairs", "lifted": "sets"}
 
 
@@ -62,9 +62,13 @@ class Sets(NamedTuple):
 
 
 def select(name: str, opt):
-    """The miner called `name`, built from `opt`; UserError for a name that does not exist."""
+    """The miner called `name`, built from `opt`. Its attributes `name` and `tuples` say what it is
+    and which kind it returns. UserError for a name that does not exist.
+    """
     if name.startswith(GUEST):
-        from batchminer import guest
-
-        return guest.Miner.from_opt(name, opt)
-    return registry.load(MINERS, name, flag="--batch_mining").Miner.from_opt(name, opt)
+        from batchminer import guest as module
+    else:
+        module = registry.load(MINERS, name, flag="--batch_mining")
+    miner = module.Miner.from_opt(name, opt)
+    miner.name, miner.tuples = name, TUPLES.get(name, "triplets")
+    return miner

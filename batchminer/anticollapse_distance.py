@@ -18,13 +18,11 @@ from utilities.geometry import distances
 
 
 class Miner:
-    name, tuples = "anticollapse_distance", "triplets"
-
     def __init__(self, *, lower_cutoff: float, upper_cutoff: float):
         self.lower_cutoff, self.upper_cutoff = lower_cutoff, upper_cutoff
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls(lower_cutoff=opt.miner_anticollapse_distance_lower_cutoff,
                    upper_cutoff=opt.miner_anticollapse_distance_upper_cutoff)
 

@@ -22,13 +22,11 @@ from utilities.geometry import distances
 
 
 class Miner:
-    name, tuples = "distance", "triplets"
-
     def __init__(self, *, lower_cutoff: float):
         self.lower_cutoff = lower_cutoff
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls(lower_cutoff=opt.miner_distance_lower_cutoff)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ Unlike the miners of this repository, a guest may wait for the device, and T var
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from batchminer import Triplets
@@ -18,16 +19,22 @@ from utilities.errors import refuse
 
 
 class Miner:
-    tuples = "triplets"
-
-    def __init__(self, name: str, miner: nn.Module):
-        self.name, self.miner = name, miner
+    def __init__(self, miner: nn.Module):
+        self.miner = miner
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
-        miner = cls(name, guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
-                                       arguments_flag="--pml_miner_args"))
-        miner.check_on_a_batch(torch.arange(opt.bs) // opt.samples_per_class, opt.embed_dim)
+    def from_opt(cls, name: str, opt):
+        """UserError where the guest cannot mine from random embeddings of a batch."""
+        miner = cls(guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
+                                 arguments_flag="--pml_miner_args"))
+        labels = torch.arange(opt.bs) // opt.samples_per_class
+        with torch.random.fork_rng(devices=[]):
+            try:
+                miner(F.normalize(torch.randn(opt.bs, opt.embed_dim)), labels)
+            except Exception as error:
+                refuse("--batch_mining", f"{name} cannot mine from embeddings and labels: "
+                       f"{guests.one_line(error)}",
+                       "a miner that can, its arguments by --pml_miner_args")
         return miner
 
     @torch.no_grad()
@@ -47,14 +54,3 @@ class Miner:
     def raw(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
         return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))
-
-    def check_on_a_batch(self, labels: Tensor, dim: int) -> None:
-        """UserError when random embeddings of a batch with these `labels` cannot be mined."""
-        with torch.random.fork_rng(devices=[]):
-            embeddings = nn.functional.normalize(torch.randn(len(labels), dim))
-            try:
-                self(embeddings, labels)
-            except Exception as error:
-                refuse("--batch_mining", f"{self.name} cannot mine from embeddings and labels: "
-                       f"{guests.one_line(error)}",
-                       "a miner that can, its arguments by --pml_miner_args")

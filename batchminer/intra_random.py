@@ -17,10 +17,8 @@ from batchminer.sampling import draw, draw_several, relations
 
 
 class Miner:
-    name, tuples = "intra_random", "triplets"
-
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls()
 
     @torch.no_grad()

@@ -11,10 +11,8 @@ from batchminer.sampling import relations
 
 
 class Miner:
-    name, tuples = "lifted", "sets"
-
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls()
 
     @torch.no_grad()

@@ -14,10 +14,8 @@ from batchminer.sampling import draw, relations
 
 
 class Miner:
-    name, tuples = "npair", "npairs"
-
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls()
 
     @torch.no_grad()

@@ -29,13 +29,11 @@ RANGES = {"uniform": (0.0, float("inf")), "hards": (0.0, 0.5), "semihards": (0.3
 
 
 class Miner:
-    name, tuples = "parametric", "triplets"
-
     def __init__(self, *, mode: str, n_support: int, support_lim: tuple[float, float]):
         self.mode, self.n_bins, self.support_lim = mode, n_support - 1, support_lim
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls(mode=opt.miner_parametric_mode, n_support=opt.miner_parametric_n_support,
                    support_lim=opt.miner_parametric_support_lim)
 

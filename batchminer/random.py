@@ -1,11 +1,9 @@
 """Random triplets: B of all valid triplets of the batch, uniformly and without repetition.
 
 The N = sum_a P_a N_a valid triplets (P_a positives, N_a negatives of anchor a) are numbered anchor
-by anchor. B distinct numbers are drawn, and anchor, positive and negative are computed from each.
-No tensor has size N. Where N < B, every triplet comes once, and the others are marked not valid.
-
-Deviation from the original: it draws classes first and members then, so that its triplets are not
-uniform over all valid triplets of the batch.
+by anchor. B distinct numbers are drawn, and anchor, positive and negative are computed from each;
+no tensor has size N. Where N < B, every triplet comes once, and the others are marked not valid.
+Deviation from the original: it draws classes first and then members, which is not uniform.
 """
 
 from __future__ import annotations
@@ -18,10 +16,8 @@ from batchminer.sampling import columns_above, relations
 
 
 class Miner:
-    name, tuples = "random", "triplets"
-
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         return cls()
 
     @torch.no_grad()
@@ -46,12 +42,11 @@ class Miner:
 def distinct(total: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """total () int64 -> `count` distinct numbers of 0..total-1 uniformly, and which are valid.
 
-    These are the first `count` steps of Fisher and Yates' shuffle of the list 0..total-1: step i
-    draws j_i uniformly from i..total-1, swaps the entries at positions i and j_i, and returns the
-    one that comes to position i. The list itself is never made. The entry that step i finds at a
-    position was put there by the last earlier step m with j_m = that position. It came from
-    position m, where an even earlier step had put it, and so on. These links are followed back to
-    the first step, for all steps at once by pointer doubling. Steps from `total` on are not valid.
+    The first `count` steps of Fisher and Yates' shuffle of 0..total-1, without making that list:
+    step i draws j_i uniformly from i..total-1, swaps the entries at positions i and j_i, and gives
+    the one that comes to position i. What it finds at a position was put there by the last earlier
+    step m with j_m = that position; it came from position m, where an even earlier step had put it.
+    Pointer doubling follows all these links at once. Steps from `total` on are not valid.
     """
     step = torch.arange(count, device=total.device)
     uniform = torch.rand(count, dtype=torch.float64, device=total.device)

@@ -15,25 +15,22 @@ from batchminer import Triplets, distance
 from batchminer.sampling import relations
 
 
-class Miner:
-    tuples = "triplets"
-
-    def __init__(self, name: str, *, lower_cutoff: float, cp: float):
-        self.name, self.cp = name, cp
-        self.by_distance = distance.Miner(lower_cutoff=lower_cutoff)
+class Miner(distance.Miner):
+    def __init__(self, *, lower_cutoff: float, cp: float):
+        super().__init__(lower_cutoff=lower_cutoff)
+        self.cp = cp
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         if name == "anticollapse_cdistance":
-            return cls(name, lower_cutoff=opt.miner_anticollapse_cdistance_lower_cutoff,
+            return cls(lower_cutoff=opt.miner_anticollapse_cdistance_lower_cutoff,
                        cp=opt.miner_anticollapse_cdistance_cp)
-        return cls(name, lower_cutoff=opt.miner_rho_distance_lower_cutoff,
-                   cp=opt.miner_rho_distance_cp)
+        return cls(lower_cutoff=opt.miner_rho_distance_lower_cutoff, cp=opt.miner_rho_distance_cp)
 
     @torch.no_grad()
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
-        anchors, positives, negatives, valid = self.by_distance(embeddings, labels)
+        anchors, positives, negatives, valid = super().__call__(embeddings, labels)
         has_positive = relations(labels)[0].any(1)
         switched = torch.rand(len(labels), device=labels.device) < self.cp
         return Triplets(anchors, torch.where(switched, anchors, positives),

@@ -1,8 +1,7 @@
 """What miners share: positives and negatives of each row, and draws that never wait for the device.
 
-Weights are integers. Their cumulative sums are exact, the same on every device and allowed under
-torch's deterministic algorithms, and a weight of zero is never drawn. `torch.multinomial` refuses
-rows of zeros and takes ten times as long.
+Weights are integers, so that cumulative sums are exact on every device and deterministic, and a
+weight of zero is never drawn. `torch.multinomial` refuses rows of zeros and is ten times slower.
 """
 
 from __future__ import annotations
@@ -29,11 +28,8 @@ def relations(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def draw(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """weights (T, B) bool or int64 -> for each row a column with probability ~ weight, (T,) int64.
-
-    Also (T,) bool: whether the row has a weight above zero. Where it has none, the column is an
-    arbitrary one.
-    """
+    """weights (T, B) bool or int64 -> for each row a column with probability ~ weight, (T,) int64;
+    and (T,) bool, whether the row has a weight above zero. Where it has none, any column comes."""
     (columns,), possible = draw_several(weights, 1)
     return columns, possible
 
@@ -48,11 +44,9 @@ def draw_several(weights: Tensor, n: int) -> tuple[tuple[Tensor, ...], Tensor]:
 
 
 def columns_above(sums: Tensor, thresholds: Tensor) -> Tensor:
-    """For each threshold of a row the first column whose sum exceeds it, or the last if none does.
-
-    sums (T, B), which never decrease along a row, and thresholds (T, n) of the same integer dtype
-    -> (T, n) int64.
-    """
+    """For each threshold of a row the first column whose sum exceeds it, or the last if none does:
+    sums (T, B), which never decrease along a row, thresholds (T, n) of the same integer dtype ->
+    (T, n) int64."""
     return torch.searchsorted(sums, thresholds, right=True).clamp_(max=sums.shape[1] - 1)
 
 

@@ -21,13 +21,11 @@ from utilities.options import GUEST
 
 
 class Miner:
-    name, tuples = "semihard", "triplets"
-
     def __init__(self, *, margin: float):
         self.margin = margin
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
+    def from_opt(cls, name: str, opt):
         """The margin is the loss's own where it has one, else 0.2."""
         return cls(margin=margin_of_loss(opt))
 

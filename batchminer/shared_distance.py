@@ -22,26 +22,22 @@ from utilities.geometry import distances
 
 
 class Miner:
-    tuples = "triplets"
-
-    def __init__(self, name: str, *, lower_cutoff: float, positives_by_distance: bool):
-        self.name = name
-        self.by_distance = partial(inverse_density, lower_cutoff=lower_cutoff)
-        self.positives_by_distance = positives_by_distance
+    def __init__(self, *, lower_cutoff: float, positives_by_distance: bool):
+        self.lower_cutoff, self.positives_by_distance = lower_cutoff, positives_by_distance
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
-        return cls(name, lower_cutoff=opt.miner_distance_lower_cutoff,
+    def from_opt(cls, name: str, opt):
+        return cls(lower_cutoff=opt.miner_distance_lower_cutoff,
                    positives_by_distance=name == "shared_full_distance")
 
     @torch.no_grad()
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
-        d = distances(embeddings, embeddings)
+        d, dim = distances(embeddings, embeddings), embeddings.shape[1]
+        weigh = partial(inverse_density, d, dim, lower_cutoff=self.lower_cutoff)
         other_class = relations(labels)[1]
-        negatives, has_negative = draw(self.by_distance(d, embeddings.shape[1], other_class))
+        negatives, has_negative = draw(weigh(other_class))
         third_class = other_class & other_class[negatives]
         positives, has_positive = draw(
-            self.by_distance(d, embeddings.shape[1], third_class)
-            if self.positives_by_distance else third_class)
+            weigh(third_class) if self.positives_by_distance else third_class)
         return one_per_anchor(positives, negatives, has_positive & has_negative)

@@ -21,14 +21,12 @@ from utilities.geometry import distances
 
 
 class Miner:
-    tuples = "triplets"
-
-    def __init__(self, name: str = "softhard", *, anticollapse: bool = False):
-        self.name, self.anticollapse = name, anticollapse
+    def __init__(self, *, anticollapse: bool = False):
+        self.anticollapse = anticollapse
 
     @classmethod
-    def from_opt(cls, name: str, opt) -> Miner:
-        return cls(name, anticollapse=name == "anticollapse_semihard")
+    def from_opt(cls, name: str, opt):
+        return cls(anticollapse=name == "anticollapse_semihard")
 
     @torch.no_grad()
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
@@ -38,9 +36,8 @@ class Miner:
         if self.anticollapse:
             hard_negatives = hard_negatives | hard_positives
         chosen_positives, has_positive = draw(prefer(hard_positives, positives))
-        chosen_negatives, _ = draw(prefer(hard_negatives, negatives))
-        return one_per_anchor(chosen_positives, chosen_negatives,
-                              has_positive & negatives.any(1))
+        chosen_negatives, has_negative = draw(prefer(hard_negatives, negatives))
+        return one_per_anchor(chosen_positives, chosen_negatives, has_positive & has_negative)
 
     @staticmethod
     def hard(embeddings: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,16 +5,18 @@ from batchminer import random_distance
 from batchminer.distance import Miner as Distance
 
 
-def test_mines_by_distance_with_the_labels_permuted(batch):
+def test_mines_by_distance_with_the_labels_permuted(batch, monkeypatch):
     embeddings, labels = batch
     miner, seen = random_distance.Miner(lower_cutoff=0.5), []
 
-    def record(given, permuted):
+    mine = Distance.__call__
+
+    def record(self, given, permuted):
         seen.append(permuted)
         assert given.equal(embeddings)
-        return Distance(lower_cutoff=0.5)(given, permuted)
+        return mine(self, given, permuted)
 
-    miner.by_distance = record
+    monkeypatch.setattr(Distance, "__call__", record)
     for _ in range(2000):
         a, p, n, valid = miner(embeddings, labels)
         assert (seen[-1][a] == seen[-1][p])[valid].all() and (seen[-1][a] != seen[-1][n]).all()
@@ -32,4 +34,4 @@ def test_tuples_cross_true_classes(batch):
 
 def test_flags(make_opt):
     miner = batchminer.select("random_distance", make_opt("--miner_distance_lower_cutoff", 0.7))
-    assert miner.name == "random_distance" and miner.by_distance.lower_cutoff == 0.7
+    assert miner.name == "random_distance" and miner.lower_cutoff == 0.7

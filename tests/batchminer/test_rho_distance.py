@@ -4,8 +4,8 @@ import batchminer
 from batchminer import rho_distance
 
 
-def miner(cp, name="rho_distance"):
-    return rho_distance.Miner(name, lower_cutoff=0.5, cp=cp)
+def miner(cp):
+    return rho_distance.Miner(lower_cutoff=0.5, cp=cp)
 
 
 def test_without_switching_it_is_distance(batch, check_draws, probability_loop, uniform_members):
@@ -46,4 +46,4 @@ def test_each_name_reads_its_own_flags(make_opt):
                    "--miner_anticollapse_cdistance_cp", 0.4)
     for name, lower, cp in (("rho_distance", 0.6, 0.1), ("anticollapse_cdistance", 0.7, 0.4)):
         built = batchminer.select(name, opt)
-        assert (built.name, built.by_distance.lower_cutoff, built.cp) == (name, lower, cp)
+        assert (built.name, built.lower_cutoff, built.cp) == (name, lower, cp)

@@ -7,7 +7,7 @@ NEG, FULL = "shared_neg_distance", "shared_full_distance"
 
 
 def miner(name, lower_cutoff=0.5):
-    return shared_distance.Miner(name, lower_cutoff=lower_cutoff,
+    return shared_distance.Miner(lower_cutoff=lower_cutoff,
                                  positives_by_distance=name == FULL)
 
 
@@ -60,4 +60,4 @@ def test_flags(make_opt):
     for name, by_distance in ((NEG, False), (FULL, True)):
         built = batchminer.select(name, opt)
         assert built.name == name and built.positives_by_distance is by_distance
-        assert built.by_distance.keywords == {"lower_cutoff": 0.7}
+        assert built.lower_cutoff == 0.7

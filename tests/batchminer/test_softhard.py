@@ -83,7 +83,7 @@ def test_anticollapse_semihard_may_draw_a_positive_candidate_as_negative(
             expected[1, i, chosen] = 1 / len(chosen)
             crossed += len(hard_own)
     assert crossed
-    check_draws(softhard.Miner("anticollapse_semihard", anticollapse=True), embeddings, labels,
+    check_draws(softhard.Miner(anticollapse=True), embeddings, labels,
                 positives=expected[0], negatives=expected[1])
 
 
