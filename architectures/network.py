@@ -6,7 +6,7 @@ The backbone computes in the network's precision, pooled features become float32
 normalisation compute in float32. The names of the parameters are those of the original's
 checkpoints: `model.*` and `model.last_linear.<feature>.*`.
 
-Heads that no loss reaches (see `criteria.NEEDS`) stay random projections of the trunk. Deviation
+Heads that no loss reaches (see `criteria.PARTS`) stay random projections of the trunk. Deviation
 from the original: they are excluded from training (there the optimiser holds them, but they never
 get a gradient).
 """

@@ -1,93 +1,83 @@
 """Criteria: tensors -> a scalar, and the state that a loss owns; and the features that they teach.
 
-`LOSSES` are the names that `--loss` accepts: criterion(embeddings (B, D), labels (B,)). Those in
-`SELF_SUPERVISED` take other tensors instead of labels. `TAKES` says which kind of tuples (see
-`batchminer`) a loss expects from its miner; a loss without an entry uses no miner.
-
-`FEATURES` are the names that `--diva_features` accepts, each with the module that holds its class
-`Feature` (see `criteria.features`). `NEEDS` says what the rest of the program must provide for a
-feature or criterion. Nothing here imports torch, so that options can be checked against it.
+`PARTS` is the one table of both. Nothing here imports torch, so that options can be checked against
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+from collections.abc import Iterable, Set
+from typing import NamedTuple
 
 from utilities import registry
 from utilities.options import GUEST
 
-LOSSES = {
-    "margin": "criteria.margin",
-    "triplet": "criteria.triplet",
-    "contrastive": "criteria.contrastive",
-    "npair": "criteria.npair",
-    "angular": "criteria.angular",
-    "lifted": "criteria.lifted",
-    "multisimilarity": "criteria.multisimilarity",
-    "histogram": "criteria.histogram",
-    "quadruplet": "criteria.quadruplet",
-    "snr": "criteria.snr",
-    "softmax": "criteria.softmax",
-    "arcface": "criteria.arcface",
-    "softtriplet": "criteria.softtriplet",
-    "proxynca": "criteria.proxynca",
-    "oproxy": "criteria.oproxy",
-}
-SELF_SUPERVISED = {
-    "moco": "criteria.moco",
-    "fast_moco": "criteria.fast_moco",
-    "dc": "criteria.dc",
-    "imrot": "criteria.imrot",
-    "invariantspread": "criteria.invariantspread",
-    "adversarial_separation": "criteria.adversarial_separation",
-}
-FEATURES = {
-    "discriminative": "criteria.features",
-    "selfsimilarity": "criteria.selfsimilarity",
-    "shared": "criteria.features",
-    "intra": "criteria.features",
-    "dc": "criteria.dc",
-    "imrot": "criteria.imrot",
-    "invariantspread": "criteria.invariantspread",
-}
-MEANING = {  # of each entry in NEEDS
+
+class Part(NamedTuple):
+    """A line of the table. The name of a part is its key there.
+
+    A part of `--loss` is a criterion(embeddings (B, D), labels (B,)). The criteria of other flags
+    take other tensors. A part of `--diva_features` has a class `Feature` (see `criteria.features`)
+    and, unless it is taught by `--loss`, a criterion of the same name.
+    """
+
+    flag: str                               # which accepts the name
+    module: str                             # that holds the class `Criterion`, `Feature` or both
+    needs: Set[str] = frozenset()           # entries of `MEANING`
+
+
+MEANING = {  # of what a part can need from the rest of the program
+    "triplets": "a miner that gives triplets; for a feature, a --loss that takes them",
+    "npairs": "a miner that gives pairs with sets of negatives",
+    "sets": "a miner that gives sets of positives and negatives",
+    "unit length": "an architecture that normalises embeddings",
     "trained head": "the loss reaches the feature's head, whose parameters are trained",
     "second view": "`Batch.second_views`: every image augmented once more",
     "rotated view": "`Batch.rotated_views`: every image turned by quarter turns",
     "even batch": "a batch that can be cut into two equal halves",
-    "triplets": "a --loss that takes triplets",
-    "unit length": "an architecture that normalises embeddings",
 }
-NEEDS = {
-    "discriminative": {"trained head"},
-    "selfsimilarity": {"trained head", "second view"},
-    "shared": {"trained head", "triplets"},
-    "intra": {"trained head", "triplets"},
-    "dc": set(),
-    "imrot": {"rotated view"},
-    "invariantspread": {"trained head", "second view", "even batch"},
-    "fast_moco": {"unit length"},
-    "histogram": {"unit length"},
+PARTS = {
+    "margin": Part("--loss", "criteria.margin", {"triplets"}),
+    "triplet": Part("--loss", "criteria.triplet", {"triplets"}),
+    "contrastive": Part("--loss", "criteria.contrastive", {"triplets"}),
+    "npair": Part("--loss", "criteria.npair", {"npairs"}),
+    "angular": Part("--loss", "criteria.angular", {"npairs"}),
+    "lifted": Part("--loss", "criteria.lifted", {"sets"}),
+    "multisimilarity": Part("--loss", "criteria.multisimilarity"),
+    "histogram": Part("--loss", "criteria.histogram", {"unit length"}),
+    "quadruplet": Part("--loss", "criteria.quadruplet", {"triplets"}),
+    "snr": Part("--loss", "criteria.snr", {"triplets"}),
+    "softmax": Part("--loss", "criteria.softmax"),
+    "arcface": Part("--loss", "criteria.arcface"),
+    "softtriplet": Part("--loss", "criteria.softtriplet"),
+    "proxynca": Part("--loss", "criteria.proxynca"),
+    "oproxy": Part("--loss", "criteria.oproxy"),
+    "moco": Part("--diva_ssl", "criteria.moco"),
+    "fast_moco": Part("--diva_ssl", "criteria.fast_moco", {"unit length"}),
+    "adversarial_separation": Part("--diva_decorrelations", "criteria.adversarial_separation"),
+    "discriminative": Part("--diva_features", "criteria.features", {"trained head"}),
+    "selfsimilarity": Part("--diva_features", "criteria.selfsimilarity",
+                           {"trained head", "second view"}),
+    "shared": Part("--diva_features", "criteria.features", {"trained head", "triplets"}),
+    "intra": Part("--diva_features", "criteria.features", {"trained head", "triplets"}),
+    "dc": Part("--diva_features", "criteria.dc"),
+    "imrot": Part("--diva_features", "criteria.imrot", {"rotated view"}),
+    "invariantspread": Part("--diva_features", "criteria.invariantspread",
+                            {"trained head", "second view", "even batch"}),
 }
-assert FEATURES.keys() <= NEEDS.keys(), "a feature without a line in NEEDS"
-TAKES = {
-    "margin": "triplets",
-    "triplet": "triplets",
-    "contrastive": "triplets",
-    "quadruplet": "triplets",
-    "snr": "triplets",
-    "npair": "npairs",
-    "angular": "npairs",
-    "lifted": "sets",
-}
-# Losses that compare embeddings with parameters of their own, a proxy or more for each class.
-WITH_PROXIES = {"softmax", "arcface", "softtriplet", "proxynca", "oproxy"}
+LOSSES, FEATURES = (
+    {name: part.module for name, part in PARTS.items() if part.flag == flag}
+    for flag in ("--loss", "--diva_features"))
+# The kind of tuples (see `batchminer`) that each loss takes from a miner; others use no miner.
+TAKES = {name: kind for name in LOSSES for kind in ("triplets", "npairs", "sets")
+         if kind in PARTS[name].needs}
 
 
 def needs(names: Iterable[str], what: str) -> bool:
-    """Whether any of the features or criteria `names` needs `what`, an entry of `MEANING`."""
+    """Whether any of the parts `names` needs `what`, an entry of `MEANING`."""
     assert what in MEANING, what
-    return any(what in NEEDS.get(name, ()) for name in names)
+    return any(name in PARTS and what in PARTS[name].needs for name in names)
 
 
 def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batchminer=None):
@@ -103,9 +93,10 @@ def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batch
         from criteria import guest
 
         return guest.Criterion.from_opt(name, opt, **arguments)
-    module = registry.load(LOSSES | SELF_SUPERVISED, name, flag="--loss")
+    if name not in PARTS:
+        registry.check(name, LOSSES, flag="--loss")
     check_miner(name, getattr(batchminer, "name", None), getattr(batchminer, "tuples", None))
-    return module.Criterion.from_opt(opt, **arguments)
+    return importlib.import_module(PARTS[name].module).Criterion.from_opt(opt, **arguments)
 
 
 def check_miner(loss: str, miner: str | None, tuples: str | None) -> None:

@@ -41,12 +41,8 @@ class Criterion(nn.Module):
         """embeddings: {feature: (B, embed_dim)}, also of features in no pair -> scalar."""
         return self.rho @ self.correlations(embeddings)
 
-    def terms(self, embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{direction: c}, without the weights rho."""
-        return dict(zip(self.directions, self.correlations(embeddings), strict=True))
-
     def correlations(self, embeddings: dict[str, Tensor]) -> Tensor:
-        """c of each of the P directions, (P,)."""
+        """c of each of the P directions, without the weights rho: (P,)."""
         pairs = [direction.split("-") for direction in self.directions]
         phi = {name: F.normalize(ReversedGradient.apply(embeddings[name]), dim=1)
                for name in dict.fromkeys(name for pair in pairs for name in pair)}

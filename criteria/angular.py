@@ -19,7 +19,6 @@ from criteria.npair import npair_term
 
 
 class Criterion(nn.Module):
-    takes = "npairs"
     lr = None
 
     def __init__(self, batchminer, *, alpha: float, weight: float, l2: float):

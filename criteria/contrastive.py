@@ -16,7 +16,6 @@ from utilities.geometry import paired_distance
 
 
 class Criterion(nn.Module):
-    takes = "triplets"
     lr = None
 
     def __init__(self, batchminer, *, pos_margin: float, neg_margin: float):

@@ -11,13 +11,11 @@ may `begin`, and in every epoch act `before_epoch`. A training step then has thr
     after_step   of each feature, after the optimiser's step
 
 `Feature` is taught by class labels. A new idea is a file with a subclass called `Feature` that
-overrides the moments it needs, a line in `criteria.FEATURES`, and one in `criteria.NEEDS`.
+overrides the moments it needs, and a line in `criteria.PARTS`.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,13 +34,13 @@ DECORRELATION = "sep. loss"     # its name in logs, as in the original
 
 
 class Step(NamedTuple):
-    """What the losses of one training step are computed from."""
+    """What the losses of one training step are computed from: what networks make of its batch."""
 
     batch: Batch
     embeddings: dict[str, Tensor]   # {feature: (B, embed_dim)} of the main view
     trunk: Tensor                   # (B, feature_dim) of the main view
-    rotated_trunk: Tensor | None    # (B, feature_dim) of the rotated view, where the batch has one
-    keys: dict[str, Tensor]         # {feature: (B, embed_dim)}, constants for autograd
+    further_views: dict[str, tuple[dict[str, Tensor], Tensor]]  # {view: (embeddings, trunk) of it}
+    keys: dict[str, Tensor | None]  # {feature: (B, embed_dim) by its key network, or None}
 
 
 class Run(NamedTuple):
@@ -63,6 +61,8 @@ class Feature(nn.Module):
 
     # What helps where the term teaches nothing (see `criteria.teaching`).
     remedy = "--batch_mining with harder tuples, or a larger margin of --loss"
+    # Views, by their names in `Batch`, that the network embeds for this feature beside `images`.
+    further_views: tuple[str, ...] = ()
 
     def __init__(self, name: str, criterion: nn.Module, weight: float = 1.0):
         super().__init__()
@@ -110,9 +110,8 @@ class Feature(nn.Module):
         """The batch that all networks and losses are to see in place of `batch`."""
         return batch
 
-    def keys(self, batch: Batch) -> dict[str, Tensor]:
-        """{name: (B, D)}: what a network of this feature alone makes of the prepared batch."""
-        return {}
+    def embed_keys(self, batch: Batch) -> Tensor | None:
+        """(B, embed_dim) without gradient, where the feature has a key network of its own."""
 
     def loss(self, step: Step) -> Tensor:
         """A scalar, not multiplied by `weight`."""
@@ -142,9 +141,10 @@ def forward(network: nn.Module, objective: nn.ModuleList, batch: Batch) -> Step:
     for feature in objective:
         batch = feature.prepare(batch)
     embeddings, trunk = network(batch.images)
-    rotated_trunk = None if batch.rotated_views is None else network(batch.rotated_views)[1]
-    keys = {name: rows for feature in objective for name, rows in feature.keys(batch).items()}
-    return Step(batch, embeddings, trunk, rotated_trunk, keys)
+    further = {view: network(getattr(batch, view)) for view in dict.fromkeys(
+        view for feature in objective for view in feature.further_views)}
+    keys = {feature.name: feature.embed_keys(batch) for feature in objective}
+    return Step(batch, embeddings, trunk, further, keys)
 
 
 def formula(objective: nn.ModuleList) -> str:
@@ -157,8 +157,3 @@ def formula(objective: nn.ModuleList) -> str:
 def main(objective: nn.ModuleList) -> Feature:
     """The discriminative feature, or the first where it is not trained."""
     return next((f for f in objective if f.name == "discriminative"), objective[0])
-
-
-def endless(loader, first_epoch: int) -> Iterator[Batch]:
-    """Batches of `loader`, epoch after epoch."""
-    return itertools.chain.from_iterable(map(loader.epoch, itertools.count(first_epoch)))

@@ -23,11 +23,9 @@ import criteria
 from utilities import guests
 from utilities.errors import refuse
 
-FLAGS = {"flag": "--loss", "arguments_flag": "--pml_loss_args"}
-
 
 class Criterion(nn.Module):
-    def __init__(self, loss: nn.Module, batchminer=None, *, lr: float | None = None):
+    def __init__(self, loss: nn.Module, batchminer, *, lr: float | None):
         super().__init__()
         self.loss, self.batchminer, self.lr = loss, batchminer, lr
 
@@ -35,15 +33,18 @@ class Criterion(nn.Module):
     def from_opt(cls, name, opt, *, n_classes, batchminer=None, **_):
         arguments = dict(opt.pml_loss_args)
         lr = arguments.pop("lr", None)
-        loss = guests.build(name, "losses", arguments, **FLAGS, num_classes=n_classes,
+        loss = guests.build(name, "losses", arguments, flag="--loss",
+                            arguments_flag="--pml_loss_args", num_classes=n_classes,
                             embedding_size=opt.embed_dim, descriptors_dim=opt.embed_dim,
                             l=opt.embed_dim)
-        if any(True for _ in loss.parameters()):
-            lr = check_rate(5e-4 if lr is None else lr)
-        elif lr is not None:
+        learns = next(loss.parameters(), None) is not None
+        if lr is not None and not learns:
             refuse("--pml_loss_args", f"lr {lr!r}, but {name} with {arguments} has nothing to "
-                   "learn",
-                   "arguments without lr")
+                   "learn", "arguments without lr")
+        if lr is not None and (type(lr) not in (int, float) or lr < 0):
+            refuse("--pml_loss_args", f"lr {lr!r}", "a number of at least 0")
+        if learns:
+            lr = 5e-4 if lr is None else float(lr)
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
         # Both the main loss and a feature may use the miner that --batch_mining names, so it does
@@ -123,12 +124,6 @@ class Criterion(nn.Module):
                 target = replaced if isinstance(replaced, Tensor) else first
                 value = value if target is None else value.to(target.device)
             self.remember(name, value)
-
-
-def check_rate(lr) -> float:
-    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or lr < 0:
-        refuse("--pml_loss_args", f"lr {lr!r}", "a number of at least 0")
-    return float(lr)
 
 
 def indices_tuple(kind: str, tuples) -> tuple[Tensor, ...]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 
 class Criterion(nn.Module):
-    takes = None
     lr = None
 
     def __init__(self, *, nbins: int):

@@ -33,10 +33,12 @@ class Feature(features.Feature):
     """Sees the trunk of the rotated view (the original feeds the trunk of the unrotated one)."""
 
     remedy = "leaving imrot out, whose task is solved"
+    further_views = ("rotated_views",)
 
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
         return cls(name, Criterion.from_opt(opt, **sizes))
 
     def loss(self, step: features.Step) -> Tensor:
-        return self.criterion(step.rotated_trunk, step.batch.rotations)
+        _, trunk = step.further_views["rotated_views"]
+        return self.criterion(trunk, step.batch.rotations)

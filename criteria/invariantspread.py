@@ -61,14 +61,10 @@ class Feature(features.Feature):
 
     def prepare(self, batch: Batch) -> Batch:
         half = len(batch.labels) // 2
-
-        def twice(values):
-            return None if values is None else torch.cat([values[:half], values[:half]])
-
-        swapped = {"images": torch.cat([batch.images[:half], batch.second_views[:half]]),
-                   "second_views": torch.cat([batch.second_views[:half], batch.images[:half]])}
-        return Batch(**{field: swapped.get(field, twice(getattr(batch, field)))
-                        for field in Batch._fields})
+        first = Batch(*(values if values is None else values[:half] for values in batch))
+        swapped = first._replace(images=first.second_views, second_views=first.images)
+        return Batch(*(values if values is None else torch.cat([values, others])
+                       for values, others in zip(first, swapped, strict=True)))
 
     def loss(self, step: features.Step) -> Tensor:
         return self.criterion(*step.embeddings[self.name].chunk(2))

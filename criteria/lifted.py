@@ -15,7 +15,6 @@ from utilities.geometry import distances
 
 
 class Criterion(nn.Module):
-    takes = "sets"
     lr = None
 
     def __init__(self, batchminer, *, neg_margin: float, l2: float):

@@ -18,8 +18,6 @@ from utilities.geometry import paired_distance
 
 
 class Criterion(nn.Module):
-    takes = "triplets"
-
     def __init__(self, batchminer, n_classes: int, *, margin: float, beta: float,
                  constant_beta: bool = False, nu: float = 0.0, lr: float | None = None):
         super().__init__()

@@ -16,7 +16,6 @@ from criteria import masked
 
 
 class Criterion(nn.Module):
-    takes = None
     lr = None
 
     def __init__(self, *, pos_weight: float, neg_weight: float, margin: float, threshold: float):

@@ -24,7 +24,6 @@ def npair_term(embeddings: Tensor, pairs) -> Tensor:
 
 
 class Criterion(nn.Module):
-    takes = "npairs"
     lr = None
 
     def __init__(self, batchminer, *, l2: float, divisor: float = 1.0):

@@ -17,7 +17,6 @@ from utilities.geometry import paired_distance
 
 
 class Criterion(nn.Module):
-    takes = "triplets"
     lr = None
 
     def __init__(self, batchminer, *, alpha_1: float, alpha_2: float):

@@ -53,13 +53,14 @@ class Feature(features.Feature):
 
     def begin(self, run: features.Run) -> None:
         """Fills the queue with keys of main views."""
-        batches = itertools.islice(features.endless(run.training, FILLING), self.n_key_batches)
+        epochs = map(run.training.epoch, itertools.count(FILLING))
+        batches = itertools.islice(itertools.chain.from_iterable(epochs), self.n_key_batches)
         for batch in tqdm(batches, "Filling the queue", self.n_key_batches, leave=False,
                           disable=None, unit="batch"):
             self.criterion.enqueue(self.embed(batch.images))
 
-    def keys(self, batch: Batch) -> dict[str, Tensor]:
-        return {self.name: self.embed(batch.second_views)}
+    def embed_keys(self, batch: Batch) -> Tensor:
+        return self.embed(batch.second_views)
 
     @torch.inference_mode()
     def embed(self, images: Tensor) -> Tensor:
@@ -73,11 +74,8 @@ class Feature(features.Feature):
     def after_step(self, step: features.Step, network: nn.Module) -> None:
         torch._foreach_lerp_(list(self.key_network.parameters()), list(network.parameters()),
                              1 - self.momentum)
-        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
-        for pair in zip(self.key_network.buffers(), network.buffers(), strict=True):
-            by_dtype.setdefault(pair[0].dtype, []).append(pair)
-        for pairs in by_dtype.values():     # a list of one dtype costs one kernel
-            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+        for own, followed in zip(self.key_network.buffers(), network.buffers(), strict=True):
+            own.copy_(followed)
         self.criterion.enqueue(step.keys[self.name])
 
     def scalars(self, mean_loss: float) -> dict[str, dict[str, float]]:

@@ -24,8 +24,6 @@ UNREGULARISED = ("distance", "random_distance", "shared_neg_distance", "shared_f
 
 
 class Criterion(nn.Module):
-    takes = "triplets"
-
     def __init__(self, batchminer, n_classes: int, *, margin: float, reg_lambda: float,
                  beta: float = 0.0, lr: float | None = None):
         """beta: start value of the margin that each class learns; at 0 no margin is learned."""

@@ -64,8 +64,9 @@ class Teaching:
 def gradient_norm(loss: Tensor, step: Step) -> Tensor:
     """() float32: the norm of the gradient of `loss` at the embeddings, or at the trunks where it
     does not depend on those."""
-    trunks = [trunk for trunk in (step.trunk, step.rotated_trunk) if trunk is not None]
-    for inputs in (list(step.embeddings.values()), trunks):
+    views = [(step.embeddings, step.trunk), *step.further_views.values()]
+    for inputs in ([rows for embeddings, _ in views for rows in embeddings.values()],
+                   [trunk for _, trunk in views]):
         gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
         gradients = [gradient for gradient in gradients if gradient is not None]
         if gradients:

@@ -14,7 +14,6 @@ from criteria import masked
 
 
 class Criterion(nn.Module):
-    takes = "triplets"
     lr = None
 
     def __init__(self, batchminer, *, margin: float):

@@ -92,7 +92,8 @@ def test_names_are_those_of_the_objective_and_registries():
     assert set(FLAGS["diva_features"].accepts) == set(criteria.FEATURES)
     assert set(FLAGS["diva_sharing"].accepts) == set(objective.SHARING)
     assert set(FLAGS["diva_intra"].accepts) == set(objective.INTRA)
-    assert set(FLAGS["diva_ssl"].accepts) <= set(criteria.SELF_SUPERVISED)
+    assert set(FLAGS["diva_ssl"].accepts) == {
+        name for name, part in criteria.PARTS.items() if part.flag == "--diva_ssl"}
 
 
 def test_defaults_pass_their_own_checks():

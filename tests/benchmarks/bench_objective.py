@@ -69,7 +69,7 @@ class Objective:
         self.embeddings = {name: unit().requires_grad_() for name in names}
         batch = Batch(self.labels, unit(), torch.arange(bs, device=device), unit(), None, None)
         keys = {"selfsimilarity": batch.second_views}
-        self.step = features.Step(batch, self.embeddings, batch.images, None, keys)
+        self.step = features.Step(batch, self.embeddings, batch.images, {}, keys)
         for feature in self.objective:
             if isinstance(feature, selfsimilarity.Feature):
                 for _ in range(key_batches):
@@ -134,7 +134,7 @@ def parameters_of_a_step(device: str, seconds: float) -> None:
         parameter.grad = torch.randn_like(parameter)
     keys = selfsimilarity.Feature("selfsimilarity", Nothing(), 1.0, network=network,
                                   momentum=0.99, n_key_batches=1)
-    step = features.Step(None, {}, None, None, {"selfsimilarity": None})
+    step = features.Step(None, {}, None, {}, {"selfsimilarity": None})
     copy_, everything = copy.deepcopy(network), list(network.parameters())
     optimisers = {
         f"Adam, {kind}": torch.optim.Adam(everything, lr=1e-5, weight_decay=4e-4, **{kind: True})

@@ -1,6 +1,5 @@
 """What every loss of the registry promises, by the table."""
 
-import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -43,12 +42,6 @@ def test_scalar_in_fp32_with_a_gradient(select, loss, miner):
     for tensor in (raw, *criterion.parameters()):
         assert tensor.grad.isfinite().all()
     assert value == 0 or raw.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("loss", criteria.LOSSES)
-def test_the_table_says_what_the_class_takes(loss):
-    module = importlib.import_module(criteria.LOSSES[loss])
-    assert getattr(module.Criterion, "takes", None) == criteria.TAKES.get(loss)
 
 
 @pytest.mark.parametrize("loss, miner", UNFITTING)
@@ -110,7 +103,8 @@ def test_degenerate_batches(select, loss, argv, case):
         assert tensor.grad is not None and tensor.grad.isfinite().all()
     kinds = labels[:, None] == labels
     nothing_to_learn = kinds.all() or kinds.sum() == len(labels)
-    if nothing_to_learn and loss not in criteria.WITH_PROXIES:
+    has_proxies = any(parameter.ndim > 1 for parameter in criterion.parameters())
+    if nothing_to_learn and not has_proxies:
         assert value == 0 and not x.grad.any()
 
 

@@ -83,12 +83,8 @@ def test_every_feature_name_of_the_command_line_is_assembled(assemble):
         assert loss.shape == () and loss.isfinite()
 
 
-def test_every_feature_says_what_it_needs():
-    assert set(criteria.NEEDS) <= criteria.FEATURES.keys() | criteria.LOSSES.keys() | {
-        "moco", "fast_moco"}
-    assert criteria.FEATURES.keys() <= criteria.NEEDS.keys()
-    for what in set().union(*criteria.NEEDS.values()):
-        assert what in criteria.MEANING
+def test_what_parts_need_is_explained():
+    assert set().union(*(part.needs for part in criteria.PARTS.values())) == set(criteria.MEANING)
     with pytest.raises(AssertionError):
         criteria.needs(["imrot"], "second veiw")
 
@@ -103,7 +99,7 @@ def test_what_a_feature_needs_of_the_batch_is_all_that_it_reads(assemble, names)
         second_views=full.second_views if criteria.needs(names, "second view") else None,
         rotated_views=full.rotated_views if criteria.needs(names, "rotated view") else None)
     step = features.forward(network, objective, data)
-    assert (step.rotated_trunk is not None) == criteria.needs(names, "rotated view")
+    assert ("rotated_views" in step.further_views) == criteria.needs(names, "rotated view")
     for feature in objective:
         feature.loss(step).backward(retain_graph=True)
     for name, head in network.heads.items():
@@ -183,7 +179,7 @@ def test_the_key_network_follows_tensors_that_were_moved_or_loaded_between_steps
         assemble, change, whose):
     network, objective = assemble("selfsimilarity", argv=["--diva_moco_momentum", 0.75])
     feature, = objective
-    step = features.Step(None, None, None, None, {"selfsimilarity": torch.ones(B, D)})
+    step = features.Step(None, {}, None, {}, {"selfsimilarity": torch.ones(B, D)})
     feature.after_step(step, network)
     for part in {"both": (network, feature.key_network), "network": (network,),
                  "key_network": (feature.key_network,)}[whose]:
@@ -294,6 +290,20 @@ def test_rotation_prediction_sees_the_rotated_view(assemble):
     expected = objective[0].criterion(network.trunk(data.rotated_views), data.rotations)
     torch.testing.assert_close(objective[0].loss(step), expected)
     torch.testing.assert_close(step.trunk, network.trunk(data.images))
+
+
+def test_a_feature_gets_the_further_views_that_it_declares(assemble):
+    """With a gradient, each embedded once however many features ask for it."""
+    network, objective = assemble("discriminative", "shared", "imrot")
+    data = batch()
+    for feature in objective[:2]:
+        feature.further_views = ("second_views",)
+    step = features.forward(network.eval(), objective, data)
+    assert list(step.further_views) == ["second_views", "rotated_views"]
+    for view, (embeddings, trunk) in step.further_views.items():
+        expected, _ = network(getattr(data, view))
+        torch.testing.assert_close(embeddings["shared"], expected["shared"])
+        assert embeddings["shared"].requires_grad and trunk.requires_grad
 
 
 def test_deep_clustering_relabels_every_f_epochs_from_the_first(assemble, monkeypatch):

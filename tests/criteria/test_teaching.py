@@ -14,7 +14,9 @@ from tests import runs
 def a_step():
     trunk = torch.randn(4, 6, requires_grad=True)
     heads = {name: trunk @ torch.randn(6, 3) for name in ("one", "two")}
-    return Step(None, heads, trunk, torch.randn(4, 6, requires_grad=True), {})
+    rotated = torch.randn(4, 6, requires_grad=True)
+    return Step(None, heads, trunk, {"rotated_views": ({"one": rotated @ torch.randn(6, 3)},
+                                                       rotated)}, {})
 
 
 def test_the_norm_is_that_of_the_gradient_at_all_embeddings():
@@ -27,8 +29,10 @@ def test_the_norm_is_that_of_the_gradient_at_all_embeddings():
 def test_a_term_on_a_trunk_is_differentiated_there_and_a_constant_has_no_gradient():
     step = a_step()
     torch.testing.assert_close(gradient_norm(step.trunk.sum(), step), torch.tensor(24.0).sqrt())
-    torch.testing.assert_close(gradient_norm(step.rotated_trunk.sum(), step),
-                               torch.tensor(24.0).sqrt())
+    (embeddings, rotated), = step.further_views.values()
+    torch.testing.assert_close(gradient_norm(rotated.sum(), step), torch.tensor(24.0).sqrt())
+    torch.testing.assert_close(gradient_norm(embeddings["one"].sum(), step),
+                               torch.tensor(12.0).sqrt())
     unrelated = torch.zeros((), requires_grad=True)
     assert gradient_norm(unrelated * 1, step) == 0
 
