@@ -91,31 +91,27 @@ def feature_dim(backbone: Pooled, name: str, size: int) -> int:
 
     UserError where `backbone` cannot take images of that size.
     """
-    try:
-        return _width(backbone, size)
-    except (RuntimeError, AssertionError, ValueError):
-        fitting = next((s for s in (*range(size + 1, size + 65), 224, 299) if _fits(backbone, s)),
-                       "another size")
+    width = width_of(backbone, size)
+    if width is None:
+        others = (*range(size + 1, size + 65), 224, 299)
+        fitting = next((s for s in others if width_of(backbone, s)), "another size")
         refuse("--crop_size", f"--arch {name} cannot take images of {size} x {size} pixels",
                f"e.g. {fitting}")
+    return width
 
 
-def _width(backbone: Pooled, size: int) -> int:
+def width_of(backbone: Pooled, size: int) -> int | None:
+    """As `feature_dim`, but None where `backbone` cannot take images of that size."""
     tensors = itertools.chain(backbone.named_parameters(), backbone.named_buffers())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     images = torch.empty(1, 3, size, size, device="meta")
     training = backbone.training
     try:
         return torch.func.functional_call(backbone.eval(), meta, (images,)).shape[1]
+    except (RuntimeError, AssertionError, ValueError):
+        return None
     finally:
         backbone.train(training)
-
-
-def _fits(backbone: Pooled, size: int) -> bool:
-    try:
-        return _width(backbone, size) > 0
-    except (RuntimeError, AssertionError, ValueError):
-        return False
 
 
 def _settings(name: str) -> dict:

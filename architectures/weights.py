@@ -7,6 +7,7 @@ import http.client
 import os
 import pickle
 import re
+import shutil
 import urllib.request
 import uuid
 from collections.abc import Mapping
@@ -22,7 +23,6 @@ from architectures import backbones, original
 from utilities.errors import refuse
 
 TIMEOUT = 30        # seconds without an answer
-CHUNK = 1 << 20     # bytes
 WEIGHTS = "a state dict saved by torch.save"
 # `denselayer1.norm.1.weight`, as older files have it, is `denselayer1.norm1.weight` now.
 OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -72,13 +72,11 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
 
 def _download(url: str, path: Path) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "xb") as file:
-        expected = int(response.headers.get("Content-Length") or -1)
-        with tqdm(total=expected if expected > 0 else None, unit="B", unit_scale=True,
-                  desc=Path(urlparse(url).path).name, disable=None) as bar:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if expected >= 0 and file.tell() != expected:
+        expected = int(response.headers.get("Content-Length") or 0)
+        with tqdm.wrapattr(file, "write", total=expected or None, disable=None,
+                           desc=Path(urlparse(url).path).name) as watched:
+            shutil.copyfileobj(response, watched)
+        if expected and file.tell() != expected:
             raise OSError(f"{file.tell()} of {expected} bytes came")
 
 
@@ -88,8 +86,8 @@ def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
 
     UserError, naming `flag`, for any other file.
     """
-    return _tensors(_read(path, flag, accepted, lambda: torch.load(path, map_location="cpu",
-                                                                   weights_only=True)))
+    return _read(path, flag, accepted,
+                 lambda: torch.load(path, map_location="cpu", weights_only=True))[0]
 
 
 def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
@@ -106,21 +104,19 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
         except pickle.UnpicklingError:
             return original.load(path)
 
-    content = _read(path, flag, "a checkpoint with a network's state dict", load)
+    tensors, content = _read(path, flag, "a checkpoint with a network's state dict", load)
     options = content.get("options")
-    return ({key: value for key, value in _tensors(content).items()
-             if not key.startswith("layer_blocks.")},
+    return ({key: value for key, value in tensors.items() if not key.startswith("layer_blocks.")},
             dict(options) if isinstance(options, Mapping) else {})
 
 
-def _read(path, flag: str, accepted: str, load) -> Mapping[str, Any]:
-    """The result of `load`, which must hold a state dict; UserError for any failure."""
+def _read(path, flag: str, accepted: str, load) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """(the state dict in what `load` returns, all that it returns); UserError for any failure."""
     if not Path(path).is_file():
         refuse(flag, f"no file {str(path)!r}", accepted)
     try:
         content = load()
-        _tensors(content)
-        return content
+        return _tensors(content), content
     except Exception:      # a damaged or foreign file can fail in any way
         refuse(flag, f"cannot read tensors from {str(path)!r}", accepted)
 

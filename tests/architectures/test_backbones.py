@@ -36,7 +36,7 @@ def test_backbones_give_pooled_features(name):
 @pytest.mark.parametrize("name", OTHERS)
 def test_all_other_backbones_give_pooled_features(name):
     pooled, width = features(name, next(
-        size for size in (64, 96, 224) if backbones._fits(backbones.build(name), size)))
+        size for size in (64, 96, 224) if backbones.width_of(backbones.build(name), size)))
     assert pooled.shape == (1, width) and pooled.isfinite().all()
 
 
