@@ -65,17 +65,15 @@ class ReversedGradient(torch.autograd.Function):
 
 
 class Feature(features.Feature):
-    """The summand of all pairs; its weights rho are those of the criterion."""
+    """The summand of all pairs. Its criterion holds the weights rho, so its own weight is 1, or 0
+    where every rho is 0."""
 
     remedy = "a larger --diva_rho_decorrelation"
 
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
-        return cls(name, Criterion.from_opt(opt, **sizes))
-
-    @property
-    def is_on(self) -> bool:
-        return bool(self.criterion.rho.any())
+        criterion = Criterion.from_opt(opt, **sizes)
+        return cls(name, criterion, weight=float(criterion.rho.any()))
 
     @property
     def formula(self) -> str:

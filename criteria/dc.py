@@ -44,16 +44,15 @@ class Criterion(nn.Module):
         """trunk (B, feature_dim); indices (B,) int64 rows of the training set -> scalar."""
         return F.cross_entropy(self.classifier(trunk), self.pseudo_labels[indices])
 
-    def update(self, embeddings: Tensor | np.ndarray) -> None:
+    def update(self, trunks: Tensor) -> None:
         """Clusters the training set's trunk features (n_samples, feature_dim), in dataset order.
 
         Cluster numbers change their meaning, so the classifier is initialised anew, in place. An
         optimiser's state for it is outdated afterwards.
         """
-        trunks = torch.as_tensor(embeddings).float().cpu().numpy()
         assert len(trunks) == len(self.pseudo_labels), trunks.shape
-        points = principal_components(trunks, self.pca_dim)
-        _, clusters = k_means(torch.from_numpy(points), self.classifier.out_features)
+        points = torch.from_numpy(principal_components(trunks.cpu().numpy(), self.pca_dim))
+        _, clusters = k_means(points, self.classifier.out_features)
         self.pseudo_labels.copy_(clusters)
         self.reset_classifier()
 
@@ -89,8 +88,7 @@ class Feature(features.Feature):
         old classifier."""
         if epoch % self.every:
             return
-        trunks = embed(run.network, run.training_images, None, epoch=epoch)
-        self.criterion.update(trunks)
+        self.criterion.update(embed(run.network, run.training_images, None, epoch=epoch))
         for parameter in self.criterion.parameters():
             run.optimiser.state.pop(parameter, None)
 

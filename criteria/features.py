@@ -86,11 +86,6 @@ class Feature(nn.Module):
         """The summand, as the objective printed at the start shows it."""
         return f"{'' if self.weight == 1 else f'{self.weight:g} '}L_{self.name}"
 
-    @property
-    def is_on(self) -> bool:
-        """Whether the summand has a weight above 0."""
-        return self.weight > 0
-
     def parameter_groups(self) -> list[dict]:
         """The criterion's parameters, at the criterion's learning rate and without decay."""
         parameters = list(self.criterion.parameters())

@@ -2,11 +2,9 @@
 
     L = loss(embeddings, labels, indices_tuple)
 
-`--pml_loss_args` holds the constructor's arguments (see `utilities.guests`); the number of classes
-and the embedding's width are filled in. The entry "lr" of the same arguments is the learning rate
-of the guest's parameters, by default 5e-4, as for margins and proxies here. `indices_tuple` holds
-the valid tuples of a miner. Unlike the criteria of this repository, a guest may wait for the
-device.
+`--pml_loss_args` holds the constructor's arguments (see `utilities.guests`), the number of classes
+and the embedding's width are filled in, and "lr" is the learning rate of the guest's parameters, by
+default 5e-4. `indices_tuple` holds the valid tuples of a miner. A guest may wait for the device.
 """
 
 from __future__ import annotations
@@ -47,8 +45,7 @@ class Criterion(nn.Module):
             lr = 5e-4 if lr is None else float(lr)
         criterion = cls(loss, batchminer, lr=lr)
         labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
-        # Both the main loss and a feature may use the miner that --batch_mining names, so it does
-        # not tell for which of them this criterion is.
+        # Here it is not known whether the criterion is for such a feature or the main loss.
         on_tuples = batchminer is not None and criteria.needs(opt.diva_features, "triplets")
         criterion.check_on_a_batch(name, labels, opt.embed_dim, needs_tuples=on_tuples)
         return criterion
@@ -72,9 +69,8 @@ class Criterion(nn.Module):
     def check_on_a_batch(self, name: str, labels: Tensor, dim: int, *, needs_tuples: bool) -> None:
         """UserError when the loss cannot be computed from random embeddings with these `labels`.
 
-        With `needs_tuples` also when the loss does not depend on which rows a tuple brings
-        together, as is so for classification losses: features that differ by their tuples, like
-        `shared` and `intra`, would then learn nothing but what `discriminative` learns.
+        With `needs_tuples` also when its value is the same for any tuples, as that of
+        classification losses: `shared` and `intra` would then learn what `discriminative` learns.
         """
         with torch.random.fork_rng(devices=[]):
             embeddings = F.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()

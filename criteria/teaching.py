@@ -44,7 +44,7 @@ class Teaching:
         shares, lines = {}, []
         for feature, norm in zip(self.features, norms, strict=True):
             shares[feature.name] = norm / total if total else 0.0
-            if feature.name in self.named or not feature.is_on:
+            if feature.name in self.named or feature.weight == 0:
                 continue
             if mean_losses[feature.name] == 0:
                 reason = "its loss was 0 in every step"

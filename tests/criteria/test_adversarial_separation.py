@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 import criteria
-from criteria.adversarial_separation import Criterion
+from criteria.adversarial_separation import Criterion, Feature
 
 PAIRS = ["b-a", "c-a", "c-b"]
 
@@ -118,6 +118,13 @@ def test_one_weight_for_all_pairs_or_one_for_each(make_opt):
     each = criteria.select("adversarial_separation", make_opt(
         *argv, "--diva_rho_decorrelation", 1, 2, 3), n_classes=2)
     assert each.rho.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rho, weight", [((0, 0, 0), 0), ((0, 0, 2), 1)])
+def test_the_feature_is_off_where_all_weights_are_zero(make_opt, rho, weight):
+    opt = make_opt("--diva_features", "discriminative", "selfsimilarity", "shared",
+                   "--diva_rho_decorrelation", *rho)
+    assert Feature.from_opt("sep. loss", opt, network=None, n_classes=2).weight == weight
 
 
 @pytest.mark.parametrize("kind", ["equal", "opposite", "zero", "long"])

@@ -38,7 +38,7 @@ def test_a_term_on_a_trunk_is_differentiated_there_and_a_constant_has_no_gradien
 
 
 def objective(**weights):
-    return [SimpleNamespace(name=name, weight=weight, is_on=weight > 0, remedy=f"more {name}")
+    return [SimpleNamespace(name=name, weight=weight, remedy=f"more {name}")
             for name, weight in weights.items()]
 
 
