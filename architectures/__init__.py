@@ -3,8 +3,6 @@
 An `--arch` is `<backbone>[_frozen][_normalize]`, the suffixes in any order; `parse` is its grammar.
 """
 
-from __future__ import annotations
-
 import os
 from argparse import Namespace
 from collections.abc import Mapping

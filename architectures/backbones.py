@@ -5,8 +5,6 @@ A name that both libraries know is built by torchvision, except ResNet50, which 
 in `pretrainedmodels` only.
 """
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Callable

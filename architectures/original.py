@@ -6,8 +6,6 @@ BUILDERS and DTYPES; every other name becomes an object that ignores all that is
 torch.save's zip format and the older one of torch < 1.6.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import zipfile

@@ -1,7 +1,5 @@
 """Files of weights: fetched, read without running anything in them, fitted to a network."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import os

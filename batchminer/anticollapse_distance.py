@@ -7,8 +7,6 @@ may be of the anchor's class or even the positive. Deviation from the original: 
 where no row is near enough; here that anchor is not valid.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -11,8 +11,6 @@ instead of over all rows, which gives the same probabilities without underflow, 
 and more, which give NaN there, are allowed.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

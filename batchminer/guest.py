@@ -7,8 +7,6 @@ repository get triplets: the guest's, or where it mines pairs (a1, p) and (a2, n
 Unlike the miners of this repository, a guest may wait for the device, and T varies.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -7,8 +7,6 @@ twice; as in the original they are valid. Deviation from the original: a class w
 which can only give (a, a, a), is not valid.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,8 +1,6 @@
 """All positives and all negatives of every row, for the lifted structure loss (Song et al. 2016,
 arXiv 1511.06452) in its generalised form (Hermans et al. 2017, arXiv 1703.07737)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

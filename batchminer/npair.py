@@ -4,8 +4,6 @@ Every row is an anchor once. Its positive is drawn uniformly, and all rows of ot
 negatives. In the paper each of N classes gives one anchor and one positive.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -15,8 +15,6 @@ among all others (the original gives these the weight 1e-15); where no negative 
 `support_lim`, the negative is drawn among all.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -6,8 +6,6 @@ no tensor has size N. Where N < B, every triplet comes once, and the others are 
 Deviation from the original: it draws classes first and then members, which is not uniform.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ original: the labels of the batch are permuted, then `distance` mines with them.
 have the same permuted label and the negative has another one, whatever their true labels are.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

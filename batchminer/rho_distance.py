@@ -6,8 +6,6 @@ embedding from collapsing onto few directions. The original does the same under 
 miner; like `distance`, neither applies its upper cutoff.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

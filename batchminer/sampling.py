@@ -4,8 +4,6 @@ Weights are integers, so that cumulative sums are exact on every device and dete
 weight of zero is never drawn. `torch.multinomial` refuses rows of zeros and is ten times slower.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

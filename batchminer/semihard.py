@@ -9,8 +9,6 @@ or among all negatives where there is none. Deviation from the paper: distances 
 Deviation from the original: its miner of this name by mistake follows the rule of `softhard`.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -9,8 +9,6 @@ DiVA (Milbich et al. 2020, arXiv 2004.13458), section 3.2. For each anchor a of 
 The original does the same. In a batch of fewer than three classes no triplet is valid.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -10,8 +10,6 @@ negatives. The original's `semihard` follows this rule by mistake. In `anticolla
 hard positives are candidates for the negative, too, which spreads classes out.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@
 it.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterable, Set
 from typing import NamedTuple

@@ -8,8 +8,6 @@ Gradients are reversed between the network and phi: the MLP learns to predict th
 from the source's, and the network learns to make that impossible.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

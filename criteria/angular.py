@@ -7,8 +7,6 @@ The first term takes normalised vectors, the second raw ones. w is the paper's l
 sets it to 2 and adds the l2 term.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch.nn.functional as F

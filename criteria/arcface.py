@@ -11,8 +11,6 @@ effect there. Computed is what remains: the scaled softmax over cosines clamped 
 [1e-10, 1 - 1e-10], of embeddings that are not normalised here.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

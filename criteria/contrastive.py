@@ -6,8 +6,6 @@ The paper squares both terms and has no m_pos. The original, followed here, squa
 m_pos.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

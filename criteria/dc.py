@@ -7,8 +7,6 @@ cluster of image i's trunk features after PCA. Deviations from the paper, as in 
 without whitening or normalisation, and batches that are not balanced over clusters.
 """
 
-from __future__ import annotations
-
 import faiss
 import numpy as np
 import torch

@@ -12,8 +12,6 @@ before that, weights below 1e-45 of the largest in the matrix are raised to 1e-4
 weights that would all be 0 are equal instead.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -14,8 +14,6 @@ may `begin`, and in every epoch act `before_epoch`. A training step then has thr
 overrides the moments it needs, and a line in `criteria.PARTS`.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -7,8 +7,6 @@ and the embedding's width are filled in, and "lr" is the learning rate of the gu
 default 5e-4. `indices_tuple` holds the valid tuples of a miner. A guest may wait for the device.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 

@@ -8,8 +8,6 @@ neighbouring nodes. Deviation from the original: it finds these nodes by compari
 loses weights unless Delta is a binary fraction; here every histogram sums to one.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

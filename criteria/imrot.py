@@ -6,8 +6,6 @@ with trunk features h_i of an image turned by r_i quarter turns and a linear cla
 bias.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -7,8 +7,6 @@ over the n = 2 B embeddings of B images in two views. As in the authors' code, t
 is a constant for autograd.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -5,8 +5,6 @@
 It generalises Song et al. 2016 (arXiv 1511.06452). The original adds the l2 term.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -8,8 +8,6 @@ number of active terms; the released DiVA code, followed here, divides by the nu
 triplets. In that code `nu` crashes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

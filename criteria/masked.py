@@ -1,7 +1,5 @@
 """Sums and means over the valid entries of a tensor, without waiting for their number."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -6,8 +6,6 @@ with queries q_i, their keys k_i and a first-in-first-out queue of earlier keys 
 the paper, as in the original: t may be learned.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -7,8 +7,6 @@ s - margin < max of its negatives. The paper takes the mean over all anchors. Th
 here, takes it over the anchors that keep both kinds; the loss is zero where there is none.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

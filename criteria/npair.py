@@ -7,8 +7,6 @@ other classes. The paper regularises by the squared norm. As in the original, wi
 x are divided by 4, because its exponentials would overflow at the start of training.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 import architectures

@@ -12,8 +12,6 @@ Deviation from the paper, as in the original: the mean over w+ runs over samples
 weighs as much as its share of the batch. Both agree where every class has equally many samples.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

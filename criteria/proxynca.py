@@ -5,8 +5,6 @@
 with embeddings x and one proxy P for each class, both scaled to length 3 (in the paper: 1).
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

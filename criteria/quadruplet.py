@@ -6,8 +6,6 @@ n4 is drawn uniformly from the rows of all classes but the anchor's and the nega
 for which there is no such row takes part in the first mean only. The paper squares the distances.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

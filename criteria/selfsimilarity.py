@@ -11,8 +11,6 @@ queue. Deviation from the original: the BatchNorm statistics of the key network 
 query network. The original leaves them at their start, which is wrong unless BatchNorm is frozen.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 

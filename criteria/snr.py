@@ -12,8 +12,6 @@ original, followed here, takes it over active ones, and leaves the regulariser o
 are mined by distance.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

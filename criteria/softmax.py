@@ -6,8 +6,6 @@ The paper also applies a layer norm and then normalises the embedding. Here, as 
 `--arch` alone decides whether embeddings are normalised.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -14,8 +14,6 @@ over classes instead of over the centroids of a class, its argument is multiplie
 of divided, and embeddings are not normalised.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -6,8 +6,6 @@ A term on the trunk (dc, imrot) is differentiated there. One step in every few i
 costs a backward pass through the criteria alone. What is measured stays on the device until `read`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -5,8 +5,6 @@
 The paper sums; the original, followed here, takes the mean over all triplets, active or not.
 """
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
