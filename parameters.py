@@ -28,12 +28,12 @@ from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
 from utilities.options import (
     ANY,
-    COUNT,
+    FROM_1,
     GUEST,
     NO_EFFECT,
-    NOT_NEGATIVE,
+    FROM_0,
     OPTIONS_FILE,
-    POSITIVE,
+    ABOVE_0,
     SHARE,
     Flag,
     Range,
@@ -46,23 +46,23 @@ NO_KEY = "<your_api_key_here>"
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
 TRAINING = (
-    Flag("--n_epochs", int, 150, "epochs to train", COUNT),
+    Flag("--n_epochs", int, 150, "epochs to train", FROM_1),
     Flag("--bs", int, 112, "images in a batch", Range(2)),
-    Flag("--lr", float, 1e-5, "learning rate of the network", POSITIVE),
+    Flag("--lr", float, 1e-5, "learning rate of the network", ABOVE_0),
     Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr",
          Range(0, off=-1)),
     Flag("--decay", float, 4e-4, "weight decay of the network's parameters (criteria have none)",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
     Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: after the "
          "epochs --tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
-    Flag("--gamma", float, 0.3, "factor of --scheduler", POSITIVE),
-    Flag("--tau", int, [10000], "epochs after which --scheduler step acts", COUNT, "+"),
+    Flag("--gamma", float, 0.3, "factor of --scheduler", ABOVE_0),
+    Flag("--tau", int, [10000], "epochs after which --scheduler step acts", FROM_1, "+"),
     Flag("--seed", int, 1, "seed of all random numbers", Range(0, 2**32 - 1)),
     Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
          ("auto", "cuda", "cpu")),
-    Flag("--gpu", int, [0], "index of the GPU to use", NOT_NEGATIVE, "+"),
+    Flag("--gpu", int, [0], "index of the GPU to use", FROM_0, "+"),
     Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
          "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may use TF32 in "
          "convolutions, torch's default", ("fp32", "bf16", "fp16")),
@@ -96,13 +96,13 @@ DATASETS = (
     Flag("--realistic_main_augmentation", bool, False,
          "main view with random grey and colour jitter 0.4, whatever --augmentation says"),
     Flag("--crop_size", int, None, "side of the images that the network sees, in pixels (default: "
-         "224; 227 for bninception and googlenet; 256 with --augmentation big)", COUNT),
+         "224; 227 for bninception and googlenet; 256 with --augmentation big)", FROM_1),
     Flag("--resize", int, None, "short side of evaluation images before their centre is cropped, "
          "in pixels (default: 256, scaled in proportion to a --crop_size other than its default)",
-         COUNT),
+         FROM_1),
     Flag("--kernels", int, 8, "worker processes that load images; 0: load in the main process; "
          "when not given: one for each core, at most 16, shared by the processes of a torchrun",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--cache", str, "none", "keep all decoded images in memory that the workers share (ram), "
          "or the training images on the GPU, which then also augments them (gpu)",
          ("none", "ram", "gpu")),
@@ -125,18 +125,18 @@ DATASAMPLER = (
     Flag("--data_sampler", str, "class_random", "which images make a batch",
          datasampler.SAMPLERS),
     Flag("--samples_per_class", int, 2, "images of each class in a batch, for the samplers that "
-         "draw class by class", COUNT),
+         "draw class by class", FROM_1),
     Flag("--data_batchmatch_bigbs", int, 512, "random candidates from which a storage sampler "
-         "chooses a batch", COUNT),
+         "chooses a batch", FROM_1),
     Flag("--data_batchmatch_ncomps", int, 10, "random subsets that a batchmatch sampler compares",
-         COUNT),
+         FROM_1),
     Flag("--data_storage_no_update", bool, False, "storage samplers keep the embeddings from "
          "before training"),
     Flag("--data_idx_full_prec", bool, False, "storage samplers embed the training set before each "
          "epoch, instead of taking the embeddings of training batches"),
     Flag("--data_mb_mom", float, -1, "momentum of the storage's update; -1: plain replacement",
          Range(0, 1, off=-1)),
-    Flag("--data_mb_lr", float, 1, "step of the storage's update with --data_mb_mom", POSITIVE),
+    Flag("--data_mb_lr", float, 1, "step of the storage's update with --data_mb_mom", ABOVE_0),
     Flag("--data_sampler_lowproj_dim", int, -1, "dimensions of the random linear map under which a "
          "storage sampler compares; -1: none", Range(1, off=-1)),
     Flag("--data_sim_measure", str, "euclidean", "distance of full_greedy_coreset: euclidean is "
@@ -144,7 +144,7 @@ DATASAMPLER = (
     Flag("--data_gc_softened", bool, False, "greedy coreset samplers take a random candidate above "
          "the 97th percentile of distance, not the farthest"),
     Flag("--data_d2_coreset_lambda", float, 1, "exponent of the squared distances in d2_coreset",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--data_gc_coreset_lim", float, 1e-9, NO_EFFECT),
 )
 
@@ -153,20 +153,20 @@ BATCHMINER = (
          "pml:<miner of pytorch-metric-learning>; when not given, npair and angular use npair, "
          "lifted uses lifted", batchminer.MINERS, guests=True),
     Flag("--miner_distance_lower_cutoff", float, 0.5, "distance below which negatives do not "
-         "become likelier (distance, random_distance, shared_*_distance)", NOT_NEGATIVE),
-    Flag("--miner_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+         "become likelier (distance, random_distance, shared_*_distance)", FROM_0),
+    Flag("--miner_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, ABOVE_0),
     Flag("--miner_rho_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff of "
-         "rho_distance", NOT_NEGATIVE),
-    Flag("--miner_rho_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+         "rho_distance", FROM_0),
+    Flag("--miner_rho_distance_upper_cutoff", float, 1.4, UPPER_CUTOFF, ABOVE_0),
     Flag("--miner_rho_distance_cp", float, 0.2, "rho_distance: probability of a triplet with "
          "the anchor as positive and an image of its class as negative", SHARE),
     Flag("--miner_anticollapse_distance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff "
-         "of anticollapse_distance", NOT_NEGATIVE),
+         "of anticollapse_distance", FROM_0),
     Flag("--miner_anticollapse_distance_upper_cutoff", float, 1.4, "distance above which "
-         "anticollapse_distance takes no negative", POSITIVE),
+         "anticollapse_distance takes no negative", ABOVE_0),
     Flag("--miner_anticollapse_cdistance_lower_cutoff", float, 0.5, "--miner_distance_lower_cutoff "
-         "of anticollapse_cdistance", NOT_NEGATIVE),
-    Flag("--miner_anticollapse_cdistance_upper_cutoff", float, 1.4, UPPER_CUTOFF, POSITIVE),
+         "of anticollapse_cdistance", FROM_0),
+    Flag("--miner_anticollapse_cdistance_upper_cutoff", float, 1.4, UPPER_CUTOFF, ABOVE_0),
     Flag("--miner_anticollapse_cdistance_cp", float, 0.2, "--miner_rho_distance_cp of "
          "anticollapse_cdistance", SHARE),
     Flag("--miner_parametric_mode", str, "uniform", "distances at which parametric takes "
@@ -175,7 +175,7 @@ BATCHMINER = (
     Flag("--miner_parametric_n_support", int, 10, "edges of parametric's histogram over distances",
          Range(2)),
     Flag("--miner_parametric_support_lim", float, [0.1, 1.8], "first and last edge of parametric's "
-         "histogram", NOT_NEGATIVE, 2),
+         "histogram", FROM_0, 2),
     Flag("--pml_miner_args", dict, {}, "arguments of a pml: miner, as a JSON object"),
 )
 
@@ -190,32 +190,32 @@ DIVA = (
          ("random", "standard", "full")),
     Flag("--diva_intra", str, "random", "tuples of intra: three random members of a class",
          ("random",)),
-    Flag("--diva_alpha_ssl", float, 0.3, "weight of the selfsimilarity loss", NOT_NEGATIVE),
-    Flag("--diva_alpha_shared", float, 0.3, "weight of the shared loss", NOT_NEGATIVE),
-    Flag("--diva_alpha_intra", float, 0.3, "weight of the intra loss", NOT_NEGATIVE),
+    Flag("--diva_alpha_ssl", float, 0.3, "weight of the selfsimilarity loss", FROM_0),
+    Flag("--diva_alpha_shared", float, 0.3, "weight of the shared loss", FROM_0),
+    Flag("--diva_alpha_intra", float, 0.3, "weight of the intra loss", FROM_0),
     Flag("--diva_decorrelations", str, [], "pairs source-target to decorrelate, e.g. "
          "shared-discriminative; when not given: those of the paper for the three- and "
          "four-feature method, else none", None, "+"),
     Flag("--diva_rho_decorrelation", float, [1500], "weight of the decorrelation, one for all "
-         "pairs or one for each", NOT_NEGATIVE, "+"),
-    Flag("--diva_decorrnet_dim", int, 512, "hidden width of the decorrelation networks", COUNT),
+         "pairs or one for each", FROM_0, "+"),
+    Flag("--diva_decorrnet_dim", int, 512, "hidden width of the decorrelation networks", FROM_1),
     Flag("--diva_decorrnet_lr", float, 1e-5, "learning rate of the decorrelation networks",
-         POSITIVE),
+         ABOVE_0),
     Flag("--diva_moco_momentum", float, 0.9, "share of the key network's weights that a step keeps",
          SHARE),
     Flag("--diva_moco_temperature", float, 0.1, "temperature of the selfsimilarity logits",
-         POSITIVE),
+         ABOVE_0),
     Flag("--diva_moco_trainable_temp", bool, False, "learn the temperature"),
-    Flag("--diva_moco_temp_lr", float, 5e-4, "learning rate of the temperature", POSITIVE),
-    Flag("--diva_moco_n_key_batches", int, 50, "batches of keys in the queue", COUNT),
+    Flag("--diva_moco_temp_lr", float, 5e-4, "learning rate of the temperature", ABOVE_0),
+    Flag("--diva_moco_n_key_batches", int, 50, "batches of keys in the queue", FROM_1),
     Flag("--diva_moco_lower_cutoff", float, 0.5, "distance below which the weights of "
-         "fast_moco's keys stay the same", NOT_NEGATIVE),
+         "fast_moco's keys stay the same", FROM_0),
     Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
-         "weight", POSITIVE),
+         "weight", ABOVE_0),
     Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as in the "
          "paper, instead of over the queries, as in the released code"),
-    Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", POSITIVE),
-    Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", COUNT),
+    Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", ABOVE_0),
+    Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", FROM_1),
     Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
 )
 
@@ -225,51 +225,51 @@ PAIR_LOSSES = (
     Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
     Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_margin_beta", float, 1.2, "margin: initial boundary beta between positive and "
-         "negative distances", NOT_NEGATIVE),
-    Flag("--loss_margin_beta_lr", float, 5e-4, "margin: learning rate of beta", POSITIVE),
+         "negative distances", FROM_0),
+    Flag("--loss_margin_beta_lr", float, 5e-4, "margin: learning rate of beta", ABOVE_0),
     Flag("--loss_margin_beta_constant", bool, False, "margin: do not learn beta"),
     Flag("--loss_margin_nu", float, 0, "margin: weight of the sum of the triplets' betas",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_triplet_margin", float, 0.2, "triplet: margin between squared distances",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_contrastive_pos_margin", float, 0, "contrastive: distance below which positives "
-         "cost nothing", NOT_NEGATIVE),
+         "cost nothing", FROM_0),
     Flag("--loss_contrastive_neg_margin", float, 1, "contrastive: distance above which negatives "
-         "cost nothing", NOT_NEGATIVE),
+         "cost nothing", FROM_0),
     Flag("--loss_npair_l2", float, 0.005, "npair: weight of the embeddings' mean norm",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_angular_alpha", float, 36, "angular: upper bound of the angle at the negative, in "
          "degrees", Range(0, 89, above=True)),
     Flag("--loss_angular_npair_ang_weight", float, 2, "angular: weight of the angular term beside "
-         "the npair term", NOT_NEGATIVE),
+         "the npair term", FROM_0),
     Flag("--loss_angular_npair_l2", float, 0.005, "angular: weight of the embeddings' mean norm",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_lifted_neg_margin", float, 1, "lifted: margin m of the negatives' distances", ANY),
     Flag("--loss_lifted_l2", float, 0.005, "lifted: weight of the embeddings' mean norm",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_multisimilarity_pos_weight", float, 2, "multisimilarity: sharpness w_p of the "
-         "positive term", POSITIVE),
+         "positive term", ABOVE_0),
     Flag("--loss_multisimilarity_neg_weight", float, 40, "multisimilarity: sharpness w_n of the "
-         "negative term", POSITIVE),
+         "negative term", ABOVE_0),
     Flag("--loss_multisimilarity_margin", float, 0.1, "multisimilarity: margin by which pairs are "
-         "selected", NOT_NEGATIVE),
+         "selected", FROM_0),
     Flag("--loss_multisimilarity_thresh", float, 0.5, "multisimilarity: similarity t that "
          "separates positives from negatives", ANY),
     Flag("--loss_histogram_nbins", int, 51, "histogram: nodes over the similarities -1 to 1",
          Range(2)),
     Flag("--loss_quadruplet_margin_alpha_1", float, 0.2, "quadruplet: margin of the triplet term",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_quadruplet_margin_alpha_2", float, 0.2, "quadruplet: margin of the term with the "
-         "fourth member", NOT_NEGATIVE),
+         "fourth member", FROM_0),
     Flag("--loss_snr_margin", float, 0.2, "snr: margin between the noise-to-signal ratios",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_snr_reg_lambda", float, 0.005, "snr: weight of the zero-mean regulariser, off "
-         "with miners by distance", NOT_NEGATIVE),
+         "with miners by distance", FROM_0),
     Flag("--loss_snr_beta", float, 0, "snr: initial boundary, learned per class; 0: no boundary",
-         NOT_NEGATIVE),
-    Flag("--loss_snr_beta_lr", float, 5e-4, "snr: learning rate of the boundary", POSITIVE),
+         FROM_0),
+    Flag("--loss_snr_beta_lr", float, 5e-4, "snr: learning rate of the boundary", ABOVE_0),
     Flag("--loss_binomial_pos_weight", float, 2, NO_EFFECT),
     Flag("--loss_binomial_neg_weight", float, 40, NO_EFFECT),
     Flag("--loss_binomial_margin", float, 0.1, NO_EFFECT),
@@ -279,34 +279,34 @@ PAIR_LOSSES = (
 )
 
 PROXY_LOSSES = (
-    Flag("--loss_softmax_lr", float, 1e-5, "softmax: learning rate of the class weights", POSITIVE),
-    Flag("--loss_softmax_temperature", float, 0.05, "softmax: temperature of the logits", POSITIVE),
-    Flag("--loss_arcface_lr", float, 5e-4, "arcface: learning rate of the class weights", POSITIVE),
+    Flag("--loss_softmax_lr", float, 1e-5, "softmax: learning rate of the class weights", ABOVE_0),
+    Flag("--loss_softmax_temperature", float, 0.05, "softmax: temperature of the logits", ABOVE_0),
+    Flag("--loss_arcface_lr", float, 5e-4, "arcface: learning rate of the class weights", ABOVE_0),
     Flag("--loss_arcface_angular_margin", float, 0.5, "arcface: margin m added to the label's "
          "angle, in radians", Range(0, math.pi)),
-    Flag("--loss_arcface_feature_scale", float, 64, "arcface: scale of the logits", POSITIVE),
+    Flag("--loss_arcface_feature_scale", float, 64, "arcface: scale of the logits", ABOVE_0),
     Flag("--loss_arcface_original", bool, False, "arcface: as in the original code, with the "
          "margin on every logit"),
-    Flag("--loss_softtriplet_n_centroids", int, 10, "softtriplet: centroids per class", COUNT),
+    Flag("--loss_softtriplet_n_centroids", int, 10, "softtriplet: centroids per class", FROM_1),
     Flag("--loss_softtriplet_margin_delta", float, 0.01, "softtriplet: margin at the label",
-         NOT_NEGATIVE),
+         FROM_0),
     Flag("--loss_softtriplet_gamma", float, 0.1, "softtriplet: smoothness of the choice among a "
-         "class's centroids", POSITIVE),
-    Flag("--loss_softtriplet_lambda", float, 20, "softtriplet: scale of the logits", POSITIVE),
+         "class's centroids", ABOVE_0),
+    Flag("--loss_softtriplet_lambda", float, 20, "softtriplet: scale of the logits", ABOVE_0),
     Flag("--loss_softtriplet_reg_weight", float, 0.2, "softtriplet: weight of the regulariser that "
-         "pulls a class's centroids together", NOT_NEGATIVE),
+         "pulls a class's centroids together", FROM_0),
     Flag("--loss_softtriplet_lr", float, 5e-4, "softtriplet: learning rate of the centroids",
-         POSITIVE),
+         ABOVE_0),
     Flag("--loss_softtriplet_original", bool, False, "softtriplet: as in the original code, with "
          "centroids normalised over the wrong axis"),
-    Flag("--loss_proxynca_lr", float, 5e-4, "proxynca: learning rate of the proxies", POSITIVE),
+    Flag("--loss_proxynca_lr", float, 5e-4, "proxynca: learning rate of the proxies", ABOVE_0),
     Flag("--loss_oproxy_mode", str, "anchor", "oproxy: sums over the batch for each proxy (anchor) "
          "or over proxies for each sample (nca)", ("anchor", "nca")),
     Flag("--loss_oproxy_euclidean", bool, False, "oproxy: distances in place of similarities"),
     Flag("--loss_oproxy_lrmulti", float, 2000, "oproxy: learning rate of the proxies, as a "
-         "multiple of --lr", POSITIVE),
-    Flag("--loss_oproxy_pos_alpha", float, 32, "oproxy: sharpness of the positive term", POSITIVE),
-    Flag("--loss_oproxy_neg_alpha", float, 32, "oproxy: sharpness of the negative term", POSITIVE),
+         "multiple of --lr", ABOVE_0),
+    Flag("--loss_oproxy_pos_alpha", float, 32, "oproxy: sharpness of the positive term", ABOVE_0),
+    Flag("--loss_oproxy_neg_alpha", float, 32, "oproxy: sharpness of the negative term", ABOVE_0),
     Flag("--loss_oproxy_pos_delta", float, 0.1, "oproxy: offset of the positive term", ANY),
     Flag("--loss_oproxy_neg_delta", float, -0.1, "oproxy: offset of the negative term", ANY),
 )
@@ -327,20 +327,20 @@ EVALUATION = (
     Flag("--evaluate_on_gpu", bool, False, "compute the metrics on the GPU; the default where the "
          "network is on one"),
     Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, to save GPU memory"),
-    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", COUNT),
+    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", FROM_1),
 )
 
 LOGGING = (
     Flag("--save_path", str, os.getcwd() + "/Training_Results", "folder for results: "
          "<save_path>/<dataset>/<savename>"),
     Flag("--save_every", int, 1, "epochs between writes of checkpoint_last; the last whole epoch "
-         "is also written at an interrupt, an error and the end", COUNT),
+         "is also written at an interrupt, an error and the end", FROM_1),
     Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
          "<group>_s<seed>"),
     Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
          ("none", "end", "epoch")),
     Flag("--log_every", int, 20, "steps between reads of the losses from the device, which end the "
-         "run if one is not finite", COUNT),
+         "run if one is not finite", FROM_1),
     Flag("--log_online", bool, False, "log to Weights & Biases"),
     Flag("--wandb_key", str, NO_KEY, "API key of Weights & Biases, if it is neither in the "
          "environment nor in `wandb login`; never stored"),

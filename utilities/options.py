@@ -1,7 +1,7 @@
-"""Command lines from tables of flags: parsing, help, checks of single values, stored options.
+"""Command lines from tables of flags: reading, help, checks of single values, stored options.
 
-A `Flag` is a line in a table; `groups` maps a title of the help to the flags below it. Nothing here
-imports torch, so that `--help` and mistakes are answered at once. Every mistake is a UserError.
+A `Flag` is a line in a table; `groups` maps a title of the help to the flags below it. argparse
+prints the help. Nothing here imports torch. Every mistake is a UserError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import argparse
 import difflib
 import json
 import math
-import re
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,8 +22,6 @@ OPTIONS_FILE = "options.json"     # in a run's folder
 SWITCH = "the flag alone, without a value"
 NO_EFFECT = "accepted for compatibility, no effect"
 GUEST = "pml:"      # prefix of names from pytorch-metric-learning
-# Negative numbers that argparse takes for flags unless a blank stands before them.
-NEGATIVE = re.compile(r"-(\d+\.|(\d+\.?\d*|\.\d+)e[+-]?\d+|inf|nan)", re.I)
 
 Groups = Mapping[str, Sequence["Flag"]]
 
@@ -52,9 +49,9 @@ class Range(NamedTuple):
 
 
 ANY = Range()
-POSITIVE = Range(0, above=True)
-NOT_NEGATIVE = Range(0)
-COUNT = Range(1)
+ABOVE_0 = Range(0, above=True)
+FROM_0 = Range(0)
+FROM_1 = Range(1)
 SHARE = Range(0, 1)
 
 
@@ -91,6 +88,30 @@ class Flag(NamedTuple):
             return f"{number}{kind}{self.accepts}"
         return number + (", ".join(self.accepts) if self.accepts else "a text")
 
+    def read(self, words: Sequence[str]) -> Any:
+        """The value that the `words` behind the flag give; UserError where they are too few, too
+        many or of another kind."""
+        most = 0 if self.kind is bool else {None: 1, "+": len(words)}.get(self.nargs, self.nargs)
+        if len(words) < (1 if self.nargs == "+" else most):
+            count = {None: "one argument", "+": "at least one argument"}
+            refuse(self.name, f"expected {count.get(self.nargs, f'{most} arguments')}", self.form)
+        if len(words) > most:
+            refuse(self.name, f"{words[most]!r} is too much", self.form)
+        if self.kind is bool:
+            return True
+        values = [self._read_word(word) for word in words]
+        return values[0] if self.nargs is None else values
+
+    def _read_word(self, word: str) -> Any:
+        try:
+            value = json.loads(word) if self.kind is dict else self.kind(word)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, self.kind):
+            refuse(self.name, f"cannot read {word!r}" if self.kind is dict else
+                   f"invalid {self.kind.__name__} value: {word!r}", self.form)
+        return value
+
     def check(self, value: Any) -> None:
         """UserError where `value`, of a list each entry, is not accepted."""
         for entry in value if self.nargs is not None else [value]:
@@ -122,11 +143,70 @@ def by_name(groups: Groups) -> dict[str, Flag]:
     return {flag.dest: flag for flags in groups.values() for flag in flags}
 
 
-def build_parser(program: str, description: str, groups: Groups) -> argparse.ArgumentParser:
-    """An argparse parser of the flags in `groups`."""
+HELP = Flag("-h/--help", bool, False, "show this help message and exit")
+
+
+def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -> Namespace:
+    """The command line as it stands, before any option is judged; prints the help and exits where
+    that is asked for.
+
+    `.given` holds the sorted names of the options that the user gave. UserError for a word that no
+    flag takes, and for a value that a flag cannot read.
+    """
+    flags = by_name(groups)
+    known = {flag.name: flag for flag in flags.values()} | {"--help": HELP, "-h": HELP}
+    found: list[tuple[Flag, list[str]]] = []
+    for word in argv:
+        if is_flag(word):
+            name, equals, value = word.partition("=")
+            flag = find(name, known)
+            if equals and flag.kind is bool:
+                refuse(flag.name, f"ignored explicit argument {value!r}", flag.form)
+            found.append((flag, [value] if equals else []))
+        elif found:
+            found[-1][1].append(word)
+        else:
+            refuse(repr(word), "no flag before it", "--flag value, see --help")
+    opt = Namespace(**{name: flag.default for name, flag in flags.items()})
+    for flag, words in found:
+        value = flag.read(words)
+        if flag is HELP:
+            print_help(program, description, groups)
+            raise SystemExit(0)
+        setattr(opt, flag.dest, value)
+    opt.given = sorted({flag.dest for flag, _ in found})
+    return opt
+
+
+def is_flag(word: str) -> bool:
+    """Whether `word` of the command line is meant as a flag: it begins with a dash and is no
+    number."""
+    try:
+        float(word)
+    except ValueError:
+        return word.startswith("-") and word != "-"
+    return False
+
+
+def find(name: str, known: Mapping[str, Flag]) -> Flag:
+    """The flag called `name`, which may be an unambiguous prefix; UserError for any other name."""
+    if name in known:
+        return known[name]
+    whole = [other for other in known if other.startswith("--")]
+    meant = [other for other in whole if name.startswith("--") and other.startswith(name)]
+    if len(meant) > 1:
+        refuse(name, "ambiguous", ", ".join(sorted(meant)))
+    if not meant:
+        close = difflib.get_close_matches(name, whole, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        refuse(name, f"unknown flag{hint}", "the flags that --help lists")
+    return known[meant[0]]
+
+
+def print_help(program: str, description: str, groups: Groups) -> None:
+    """Prints every flag with its help, accepted names and default."""
     parser = argparse.ArgumentParser(program, usage=f"{program} [--flag value ...]",
-                                     description=description, allow_abbrev=False,
-                                     exit_on_error=False)
+                                     description=description)
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
         for flag in flags:
@@ -138,92 +218,9 @@ def build_parser(program: str, description: str, groups: Groups) -> argparse.Arg
                 text += f" [{', '.join(flag.accepts)}]"
             if flag.default not in (None, [], {}) and "when not given" not in flag.help:
                 text += f" (default: {plain(flag.default)})"
-            kind = json_object if flag.kind is dict else flag.kind
-            group.add_argument(flag.name, type=kind, default=flag.default, nargs=flag.nargs,
-                               metavar=flag.kind.__name__.upper(), help=text)
-    return parser
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """Reads a JSON object, for argparse."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"cannot read {text!r}")
-    return value
-
-
-def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -> Namespace:
-    """The command line as it stands, before any option is judged.
-
-    `.given` holds the sorted names of the options that the user gave. UserError for a word that no
-    flag takes, and for a value that a flag cannot read.
-    """
-    flags, unset = by_name(groups), object()
-    parser = build_parser(program, description, groups)
-    argv = [unabbreviated(word, flags) for word in argv]
-    words = [f" {word}" if NEGATIVE.fullmatch(word) else word for word in argv]
-    try:
-        opt, rest = parser.parse_known_args(words)
-        # The same once more without defaults: what is set now, the user gave.
-        marked, _ = parser.parse_known_args(words, Namespace(**dict.fromkeys(flags, unset)))
-    except argparse.ArgumentError as error:
-        flag = flags.get(str(error.argument_name).removeprefix("--"))
-        refuse(error.argument_name, error.message.replace("' -", "'-"),
-               flag.form if flag else SWITCH)
-    if rest:
-        refuse_stray(rest[0].lstrip(), argv, flags)
-    for name, value in vars(opt).items():
-        if isinstance(value, str):
-            setattr(opt, name, _without_blank(value))
-        elif isinstance(value, list):
-            setattr(opt, name, [_without_blank(entry) for entry in value])
-    opt.given = sorted(name for name in flags if getattr(marked, name) is not unset)
-    return opt
-
-
-def _without_blank(value: Any) -> Any:
-    """A text as it was given, without the blank that `parse` puts before some numbers."""
-    is_marked = isinstance(value, str) and value[:1] == " " and NEGATIVE.fullmatch(value[1:])
-    return value[1:] if is_marked else value
-
-
-def unabbreviated(word: str, flags: Mapping[str, Flag]) -> str:
-    """`word` of the command line, with an unambiguous prefix of a flag completed; UserError for a
-    prefix of several flags."""
-    name, equals, value = word.partition("=")
-    names = [*(flag.name for flag in flags.values()), "--help"]
-    if not name.startswith("--") or name == "--" or name in names:
-        return word
-    meant = [known for known in names if known.startswith(name)]
-    if len(meant) > 1:
-        refuse(name, "ambiguous", ", ".join(sorted(meant)))
-    return "".join((*meant, equals, value)) if meant else word
-
-
-def refuse_stray(word: str, argv: Sequence[str], flags: Mapping[str, Flag]) -> None:
-    """UserError for `word` of the command line, the first that belongs to no flag."""
-    if word.startswith("--") or (word.startswith("-") and not word[1:2].isdigit()):
-        word = word.split("=")[0]
-        close = difflib.get_close_matches(word, [flag.name for flag in flags.values()], n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        refuse(word, f"unknown flag{hint}", "the flags that --help lists")
-    flag, room = None, 0        # room: how many more words the last flag takes
-    for entry in argv:
-        name, has_value, _ = entry.partition("=")
-        if name.removeprefix("--") in flags and name.startswith("--"):
-            flag = flags[name.removeprefix("--")]
-            room = {None: 1, "+": len(argv)}.get(flag.nargs, flag.nargs)
-            room = 0 if has_value or flag.kind is bool else room
-        elif entry == word and not room:
-            break
-        else:
-            room = max(room - 1, 0)
-    if flag is None:
-        refuse(repr(word), "no flag before it", "--flag value, see --help")
-    refuse(flag.name, f"{word!r} is too much", flag.form)
+            group.add_argument(flag.name, nargs=flag.nargs, metavar=flag.kind.__name__.upper(),
+                               help=text)
+    parser.print_help()
 
 
 def read_stored(path: Path, flags: Mapping[str, Flag], *, flag: str) -> dict[str, Any]:
