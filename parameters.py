@@ -26,19 +26,7 @@ from evaluation import evaltypes
 from utilities import options
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
-from utilities.options import (
-    ANY,
-    FROM_1,
-    GUEST,
-    NO_EFFECT,
-    FROM_0,
-    OPTIONS_FILE,
-    ABOVE_0,
-    SHARE,
-    Flag,
-    Range,
-    show,
-)
+from utilities.options import ABOVE_0, FROM_0, FROM_1, GUEST, NO_EFFECT, SHARE, Flag, Range, show
 
 PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
@@ -49,10 +37,8 @@ TRAINING = (
     Flag("--n_epochs", int, 150, "epochs to train", FROM_1),
     Flag("--bs", int, 112, "images in a batch", Range(2)),
     Flag("--lr", float, 1e-5, "learning rate of the network", ABOVE_0),
-    Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr",
-         Range(0, off=-1)),
-    Flag("--decay", float, 4e-4, "weight decay of the network's parameters (criteria have none)",
-         FROM_0),
+    Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr", Range(0, off=-1)),
+    Flag("--decay", float, 4e-4, "weight decay of the network (criteria have none)", FROM_0),
     Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
     Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: after the "
@@ -122,14 +108,12 @@ ARCHITECTURES = (
 )
 
 DATASAMPLER = (
-    Flag("--data_sampler", str, "class_random", "which images make a batch",
-         datasampler.SAMPLERS),
+    Flag("--data_sampler", str, "class_random", "which images make a batch", datasampler.SAMPLERS),
     Flag("--samples_per_class", int, 2, "images of each class in a batch, for the samplers that "
          "draw class by class", FROM_1),
     Flag("--data_batchmatch_bigbs", int, 512, "random candidates from which a storage sampler "
          "chooses a batch", FROM_1),
-    Flag("--data_batchmatch_ncomps", int, 10, "random subsets that a batchmatch sampler compares",
-         FROM_1),
+    Flag("--data_batchmatch_ncomps", int, 10, "random subsets that batchmatch compares", FROM_1),
     Flag("--data_storage_no_update", bool, False, "storage samplers keep the embeddings from "
          "before training"),
     Flag("--data_idx_full_prec", bool, False, "storage samplers embed the training set before each "
@@ -143,8 +127,7 @@ DATASAMPLER = (
          "the squared Euclidean distance, square its root", ("euclidean", "square", "cosine")),
     Flag("--data_gc_softened", bool, False, "greedy coreset samplers take a random candidate above "
          "the 97th percentile of distance, not the farthest"),
-    Flag("--data_d2_coreset_lambda", float, 1, "exponent of the squared distances in d2_coreset",
-         FROM_0),
+    Flag("--data_d2_coreset_lambda", float, 1, "d2_coreset: exponent of squared distances", FROM_0),
     Flag("--data_gc_coreset_lim", float, 1e-9, NO_EFFECT),
 )
 
@@ -172,7 +155,7 @@ BATCHMINER = (
     Flag("--miner_parametric_mode", str, "uniform", "distances at which parametric takes "
          "negatives: all, hard (at most 0.5), semi-hard (0.3 to 0.7) or very hard (at most 0.3)",
          ("uniform", "hards", "semihards", "veryhards")),
-    Flag("--miner_parametric_n_support", int, 10, "edges of parametric's histogram over distances",
+    Flag("--miner_parametric_n_support", int, 10, "edges of parametric's distance histogram",
          Range(2)),
     Flag("--miner_parametric_support_lim", float, [0.1, 1.8], "first and last edge of parametric's "
          "histogram", FROM_0, 2),
@@ -199,12 +182,10 @@ DIVA = (
     Flag("--diva_rho_decorrelation", float, [1500], "weight of the decorrelation, one for all "
          "pairs or one for each", FROM_0, "+"),
     Flag("--diva_decorrnet_dim", int, 512, "hidden width of the decorrelation networks", FROM_1),
-    Flag("--diva_decorrnet_lr", float, 1e-5, "learning rate of the decorrelation networks",
-         ABOVE_0),
-    Flag("--diva_moco_momentum", float, 0.9, "share of the key network's weights that a step keeps",
+    Flag("--diva_decorrnet_lr", float, 1e-5, "learning rate of decorrelation networks", ABOVE_0),
+    Flag("--diva_moco_momentum", float, 0.9, "share of its weights that the key network keeps",
          SHARE),
-    Flag("--diva_moco_temperature", float, 0.1, "temperature of the selfsimilarity logits",
-         ABOVE_0),
+    Flag("--diva_moco_temperature", float, 0.1, "temperature of selfsimilarity", ABOVE_0),
     Flag("--diva_moco_trainable_temp", bool, False, "learn the temperature"),
     Flag("--diva_moco_temp_lr", float, 5e-4, "learning rate of the temperature", ABOVE_0),
     Flag("--diva_moco_n_key_batches", int, 50, "batches of keys in the queue", FROM_1),
@@ -224,31 +205,26 @@ PAIR_LOSSES = (
          "pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
     Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
-    Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary",
-         FROM_0),
+    Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary", FROM_0),
     Flag("--loss_margin_beta", float, 1.2, "margin: initial boundary beta between positive and "
          "negative distances", FROM_0),
     Flag("--loss_margin_beta_lr", float, 5e-4, "margin: learning rate of beta", ABOVE_0),
     Flag("--loss_margin_beta_constant", bool, False, "margin: do not learn beta"),
-    Flag("--loss_margin_nu", float, 0, "margin: weight of the sum of the triplets' betas",
-         FROM_0),
-    Flag("--loss_triplet_margin", float, 0.2, "triplet: margin between squared distances",
-         FROM_0),
+    Flag("--loss_margin_nu", float, 0, "margin: weight of the sum of the triplets' betas", FROM_0),
+    Flag("--loss_triplet_margin", float, 0.2, "triplet: margin between squared distances", FROM_0),
     Flag("--loss_contrastive_pos_margin", float, 0, "contrastive: distance below which positives "
          "cost nothing", FROM_0),
     Flag("--loss_contrastive_neg_margin", float, 1, "contrastive: distance above which negatives "
          "cost nothing", FROM_0),
-    Flag("--loss_npair_l2", float, 0.005, "npair: weight of the embeddings' mean norm",
-         FROM_0),
+    Flag("--loss_npair_l2", float, 0.005, "npair: weight of the mean embedding norm", FROM_0),
     Flag("--loss_angular_alpha", float, 36, "angular: upper bound of the angle at the negative, in "
          "degrees", Range(0, 89, above=True)),
     Flag("--loss_angular_npair_ang_weight", float, 2, "angular: weight of the angular term beside "
          "the npair term", FROM_0),
-    Flag("--loss_angular_npair_l2", float, 0.005, "angular: weight of the embeddings' mean norm",
+    Flag("--loss_angular_npair_l2", float, 0.005, "angular: weight of the mean embedding norm",
          FROM_0),
-    Flag("--loss_lifted_neg_margin", float, 1, "lifted: margin m of the negatives' distances", ANY),
-    Flag("--loss_lifted_l2", float, 0.005, "lifted: weight of the embeddings' mean norm",
-         FROM_0),
+    Flag("--loss_lifted_neg_margin", float, 1, "lifted: margin m of negative distances", Range()),
+    Flag("--loss_lifted_l2", float, 0.005, "lifted: weight of the mean embedding norm", FROM_0),
     Flag("--loss_multisimilarity_pos_weight", float, 2, "multisimilarity: sharpness w_p of the "
          "positive term", ABOVE_0),
     Flag("--loss_multisimilarity_neg_weight", float, 40, "multisimilarity: sharpness w_n of the "
@@ -256,19 +232,16 @@ PAIR_LOSSES = (
     Flag("--loss_multisimilarity_margin", float, 0.1, "multisimilarity: margin by which pairs are "
          "selected", FROM_0),
     Flag("--loss_multisimilarity_thresh", float, 0.5, "multisimilarity: similarity t that "
-         "separates positives from negatives", ANY),
-    Flag("--loss_histogram_nbins", int, 51, "histogram: nodes over the similarities -1 to 1",
-         Range(2)),
-    Flag("--loss_quadruplet_margin_alpha_1", float, 0.2, "quadruplet: margin of the triplet term",
+         "separates positives from negatives", Range()),
+    Flag("--loss_histogram_nbins", int, 51, "histogram: nodes over similarities -1 to 1", Range(2)),
+    Flag("--loss_quadruplet_margin_alpha_1", float, 0.2, "quadruplet: triplet term's margin",
          FROM_0),
     Flag("--loss_quadruplet_margin_alpha_2", float, 0.2, "quadruplet: margin of the term with the "
          "fourth member", FROM_0),
-    Flag("--loss_snr_margin", float, 0.2, "snr: margin between the noise-to-signal ratios",
-         FROM_0),
+    Flag("--loss_snr_margin", float, 0.2, "snr: margin between the noise-to-signal ratios", FROM_0),
     Flag("--loss_snr_reg_lambda", float, 0.005, "snr: weight of the zero-mean regulariser, off "
          "with miners by distance", FROM_0),
-    Flag("--loss_snr_beta", float, 0, "snr: initial boundary, learned per class; 0: no boundary",
-         FROM_0),
+    Flag("--loss_snr_beta", float, 0, "snr: initial boundary, one per class; 0: none", FROM_0),
     Flag("--loss_snr_beta_lr", float, 5e-4, "snr: learning rate of the boundary", ABOVE_0),
     Flag("--loss_binomial_pos_weight", float, 2, NO_EFFECT),
     Flag("--loss_binomial_neg_weight", float, 40, NO_EFFECT),
@@ -288,15 +261,13 @@ PROXY_LOSSES = (
     Flag("--loss_arcface_original", bool, False, "arcface: as in the original code, with the "
          "margin on every logit"),
     Flag("--loss_softtriplet_n_centroids", int, 10, "softtriplet: centroids per class", FROM_1),
-    Flag("--loss_softtriplet_margin_delta", float, 0.01, "softtriplet: margin at the label",
-         FROM_0),
+    Flag("--loss_softtriplet_margin_delta", float, 0.01, "softtriplet: label's margin", FROM_0),
     Flag("--loss_softtriplet_gamma", float, 0.1, "softtriplet: smoothness of the choice among a "
          "class's centroids", ABOVE_0),
     Flag("--loss_softtriplet_lambda", float, 20, "softtriplet: scale of the logits", ABOVE_0),
     Flag("--loss_softtriplet_reg_weight", float, 0.2, "softtriplet: weight of the regulariser that "
          "pulls a class's centroids together", FROM_0),
-    Flag("--loss_softtriplet_lr", float, 5e-4, "softtriplet: learning rate of the centroids",
-         ABOVE_0),
+    Flag("--loss_softtriplet_lr", float, 5e-4, "softtriplet: centroids' learning rate", ABOVE_0),
     Flag("--loss_softtriplet_original", bool, False, "softtriplet: as in the original code, with "
          "centroids normalised over the wrong axis"),
     Flag("--loss_proxynca_lr", float, 5e-4, "proxynca: learning rate of the proxies", ABOVE_0),
@@ -307,8 +278,8 @@ PROXY_LOSSES = (
          "multiple of --lr", ABOVE_0),
     Flag("--loss_oproxy_pos_alpha", float, 32, "oproxy: sharpness of the positive term", ABOVE_0),
     Flag("--loss_oproxy_neg_alpha", float, 32, "oproxy: sharpness of the negative term", ABOVE_0),
-    Flag("--loss_oproxy_pos_delta", float, 0.1, "oproxy: offset of the positive term", ANY),
-    Flag("--loss_oproxy_neg_delta", float, -0.1, "oproxy: offset of the negative term", ANY),
+    Flag("--loss_oproxy_pos_delta", float, 0.1, "oproxy: offset of the positive term", Range()),
+    Flag("--loss_oproxy_neg_delta", float, -0.1, "oproxy: offset of the negative term", Range()),
 )
 
 EVALUATION = (
@@ -372,6 +343,10 @@ MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evalua
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
+# Options of which only one may be given.
+EXCLUSIVE = (("check_data", "evaluate_only"), ("weights_path", "not_pretrained"),
+             ("evaluate_on_gpu", "evaluate_on_cpu"),
+             ("data_storage_no_update", "data_idx_full_prec"))
 
 
 def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
@@ -420,10 +395,9 @@ def resolve(opt: Namespace) -> Namespace:
     opt = Namespace(**{name: copy.copy(value) for name, value in vars(opt).items()})
     for name, flag in FLAGS.items():
         flag.check(getattr(opt, name))
-    for settle in (_check_modes, _settle_optimiser, _check_device,
-                   _settle_data, _settle_image_size, _settle_batch_mining, _check_features,
-                   _settle_decorrelations, _check_sampler, _check_cutoffs, _check_guests,
-                   _settle_evaluation, _settle_output):
+    for settle in (_settle_modes, _check_device, _settle_data, _settle_image_size,
+                   _settle_batch_mining, _check_features, _settle_decorrelations, _check_sampler,
+                   _check_cutoffs, _check_guests, _settle_evaluation, _settle_output):
         settle(opt)
     return opt
 
@@ -439,7 +413,7 @@ def resumed(opt: Namespace) -> Namespace:
     UserError for a given flag that differs from the run's and may not, and for a folder without
     readable options.
     """
-    stored = options.read_stored(Path(opt.resume) / OPTIONS_FILE, FLAGS, flag="--resume")
+    stored = options.read_stored(Path(opt.resume) / options.OPTIONS_FILE, FLAGS, flag="--resume")
     run = Namespace(**stored)
     for name in opt.given:
         value = getattr(opt, name)
@@ -464,9 +438,9 @@ def evaluated(opt: Namespace) -> Namespace:
     UserError for a given option that describes another network.
     """
     folder = Path(opt.checkpoint).expanduser().parent
-    if not (folder / OPTIONS_FILE).exists():
+    if not (folder / options.OPTIONS_FILE).exists():
         return opt
-    stored = options.read_stored(folder / OPTIONS_FILE, FLAGS, flag="--checkpoint")
+    stored = options.read_stored(folder / options.OPTIONS_FILE, FLAGS, flag="--checkpoint")
     taken = {name: value for name, value in stored.items()
              if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})
@@ -484,20 +458,18 @@ def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
         return False
 
 
-def _check_modes(opt: Namespace) -> None:
+def _settle_modes(opt: Namespace) -> None:
     if opt.evaluate_only and opt.checkpoint is None:
         refuse("--evaluate_only", "given without --checkpoint",
                "--evaluate_only --checkpoint <file>")
     if opt.checkpoint is not None and not opt.evaluate_only:
         refuse("--checkpoint", f"{opt.checkpoint!r} given without --evaluate_only",
                "--evaluate_only --checkpoint <file>, or --resume <run folder> to train on")
-    if opt.evaluate_only and opt.check_data:
-        refuse("--check_data", "given with --evaluate_only", "one of them")
-    if opt.not_pretrained and opt.weights_path is not None:
-        refuse("--weights_path", f"{opt.weights_path!r} given with --not_pretrained", "one of them")
-
-
-def _settle_optimiser(opt: Namespace) -> None:
+    for name, other in EXCLUSIVE:
+        value = getattr(opt, name)
+        if value and getattr(opt, other):
+            refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given with --{other}",
+                   "one of them")
     if opt.use_sgd and opt.optim == "adam" and "optim" in opt.given:
         refuse("--use_sgd", "given with --optim adam", "--use_sgd or --optim sgd")
     if opt.use_sgd:
@@ -507,8 +479,6 @@ def _settle_optimiser(opt: Namespace) -> None:
 def _check_device(opt: Namespace) -> None:
     if len(opt.gpu) != 1:
         refuse("--gpu", f"{show(opt.gpu)} given", "one index, a run uses one GPU")
-    if opt.evaluate_on_gpu and opt.evaluate_on_cpu:
-        refuse("--evaluate_on_gpu", "given with --evaluate_on_cpu", "one of them")
     if opt.device != "cpu":
         return
     if opt.precision == "fp16":
@@ -532,8 +502,7 @@ def _settle_data(opt: Namespace) -> None:
             setattr(opt, name, os.path.abspath(os.path.expanduser(path)))
     if opt.train_val_split_by_class and opt.train_val_split == 1:
         refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
-               "nothing",
-               "with a share below 1")
+               "nothing", "with a share below 1")
 
 
 def _check_file_name(flag: str, name: str) -> None:
@@ -600,8 +569,7 @@ def _settle_decorrelations(opt: Namespace) -> None:
         opt.diva_rho_decorrelation = weights * len(pairs)
     elif len(weights) != len(pairs):
         refuse("--diva_rho_decorrelation", f"{len(weights)} weights given for {len(pairs)} "
-               f"pairs ({show(pairs)})",
-               "one weight, or one for each pair")
+               f"pairs ({show(pairs)})", "one weight, or one for each pair")
 
 
 def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> None:
@@ -625,24 +593,19 @@ def _check_sampler(opt: Namespace) -> None:
     name, by_class = opt.data_sampler, opt.data_sampler in datasampler.BY_CLASS
     if by_class and opt.bs % opt.samples_per_class:
         refuse("--bs", f"{opt.bs} given, not divisible by --samples_per_class "
-               f"{opt.samples_per_class}",
-               "a multiple of it")
+               f"{opt.samples_per_class}", "a multiple of it")
     if by_class and opt.bs == opt.samples_per_class and opt.loss in criteria.TAKES:
         refuse("--samples_per_class", f"{opt.samples_per_class} given, all of --bs {opt.bs}, "
-               f"but --loss {opt.loss} compares classes",
-               "at most half of --bs")
+               f"but --loss {opt.loss} compares classes", "at most half of --bs")
     if name == "random_semi_class" and opt.bs % 2:
         refuse("--bs", f"{opt.bs} given, but random_semi_class draws pairs", "an even number")
     if name in datasampler.STORAGE and opt.data_batchmatch_bigbs < opt.bs:
         refuse("--data_batchmatch_bigbs", f"{opt.data_batchmatch_bigbs} given, fewer than --bs "
-               f"{opt.bs}",
-               "at least --bs")
+               f"{opt.bs}", "at least --bs")
     if name == "criterion_batchmatch" and "discriminative" not in opt.diva_features:
         refuse("--data_sampler", "'criterion_batchmatch' compares by the discriminative "
                f"criterion, but --diva_features is {show(opt.diva_features)}",
                "with discriminative among them")
-    if opt.data_storage_no_update and opt.data_idx_full_prec:
-        refuse("--data_storage_no_update", "given with --data_idx_full_prec", "one of them")
 
 
 def _check_cutoffs(opt: Namespace) -> None:
@@ -651,8 +614,7 @@ def _check_cutoffs(opt: Namespace) -> None:
         low, high = (getattr(opt, f"{prefix}_{end}_cutoff") for end in ("lower", "upper"))
         if low >= high:
             refuse(f"--{prefix}_lower_cutoff", f"{low:g} is not below --{prefix}_upper_cutoff "
-                   f"{high:g}",
-                   "a number below it")
+                   f"{high:g}", "a number below it")
     low, high = opt.miner_parametric_support_lim
     if low >= high:
         refuse("--miner_parametric_support_lim", f"{low:g} {high:g} given", "two rising numbers")
@@ -672,12 +634,13 @@ def _settle_evaluation(opt: Namespace) -> None:
         setattr(opt, flag, list(dict.fromkeys(getattr(opt, flag))))
         for name in getattr(opt, flag):
             metrics.parse(name, f"--{flag}")
-            if flag == "storage_metrics" and metrics.is_array(name):
-                refuse("--storage_metrics", f"{name!r} is an array",
-                       "any metric that is a number, e.g. e_recall@1")
-            if flag == "storage_metrics" and not metrics.is_score(name):
-                refuse("--storage_metrics", f"{name!r} is no score of which more is better",
-                       "any other metric, e.g. e_recall@1")
+    for name in opt.storage_metrics:
+        if metrics.is_array(name):
+            refuse("--storage_metrics", f"{name!r} is an array",
+                   "any metric that is a number, e.g. e_recall@1")
+        if not metrics.is_score(name):
+            refuse("--storage_metrics", f"{name!r} is no score of which more is better",
+                   "any other metric, e.g. e_recall@1")
     if "evaltypes" not in opt.given and "discriminative" not in opt.diva_features:
         opt.evaltypes = ["all"]
     opt.evaltypes = evaltypes.expand(opt.evaltypes, opt.diva_features, opt.dataset)
@@ -687,8 +650,7 @@ def _settle_evaluation(opt: Namespace) -> None:
         family, argument = metrics.parse(name)
         if family == "rho_spectrum" and abs(argument) >= narrowest:
             refuse("--evaluation_metrics", f"{name!r} leaves no singular value of embeddings of "
-                   f"{narrowest} dimensions",
-                   f"up to rho_spectrum@{narrowest - 1}")
+                   f"{narrowest} dimensions", f"up to rho_spectrum@{narrowest - 1}")
 
 
 def _settle_output(opt: Namespace) -> None:

@@ -48,7 +48,6 @@ class Range(NamedTuple):
         return words + (f", or {self.off} (off)" if self.off is not None else "")
 
 
-ANY = Range()
 ABOVE_0 = Range(0, above=True)
 FROM_0 = Range(0)
 FROM_1 = Range(1)
@@ -91,15 +90,16 @@ class Flag(NamedTuple):
     def read(self, words: Sequence[str]) -> Any:
         """The value that the `words` behind the flag give; UserError where they are too few, too
         many or of another kind."""
-        most = 0 if self.kind is bool else {None: 1, "+": len(words)}.get(self.nargs, self.nargs)
-        if len(words) < (1 if self.nargs == "+" else most):
-            count = {None: "one argument", "+": "at least one argument"}
-            refuse(self.name, f"expected {count.get(self.nargs, f'{most} arguments')}", self.form)
+        least, most, expected = {
+            None: (1, 1, "one argument"), "+": (1, len(words), "at least one argument"),
+        }.get(self.nargs, (self.nargs, self.nargs, f"{self.nargs} arguments"))
+        if self.kind is bool:
+            least = most = 0
+        if len(words) < least:
+            refuse(self.name, f"expected {expected}", self.form)
         if len(words) > most:
             refuse(self.name, f"{words[most]!r} is too much", self.form)
-        if self.kind is bool:
-            return True
-        values = [self._read_word(word) for word in words]
+        values = [self._read_word(word) for word in words] or [True]
         return values[0] if self.nargs is None else values
 
     def _read_word(self, word: str) -> Any:
