@@ -29,16 +29,7 @@ def save(path: str | Path, state: Any) -> None:
 
     RunError when the disk or the folder does not allow it; an older file at `path` is kept.
     """
-
-    def write(file: BinaryIO) -> None:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # torch hides what the file raised
-                raise error.__context__ from error
-            raise
-
-    replace(Path(path), write)
+    replace(Path(path), lambda file: torch.save(state, file))
 
 
 def save_same(paths: Sequence[Path], state: Any) -> None:
@@ -146,33 +137,29 @@ class RandomState:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) -> None:
-    """Calls `write` with a temporary file, which then replaces `path` if all went well."""
+    """Calls `write` with a temporary file, which then replaces `path` if all went well. RunError
+    as in `save`; sync=False as in `write_text`."""
     temporary = path.with_name(TEMPORARY)
     try:
-        try:
-            with open(temporary, "wb") as file:
-                write(file)
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with open(temporary, "wb") as file:
+            write(file)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # torch.save hides what the file raised in a RuntimeError.
+        cause = error.__context__ if isinstance(error, RuntimeError) else error
+        if not isinstance(cause, OSError):
             raise
-        if sync:
-            _sync_folder(path.parent)
-    except OSError as error:
-        raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}; what was there "
+        raise RunError(f"cannot write {str(path)!r}: {cause.strerror or cause}; what was there "
                        "before is untouched") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flushes a rename to the disk, on systems that let a folder be synchronised. Without it, a
-    power cut could only bring back the old file, which is whole."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    if sync:
+        with contextlib.suppress(OSError):      # of file systems that cannot flush a rename
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import faiss
 import numpy as np
 import torch
@@ -19,24 +21,18 @@ def k_means(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     end up empty. On a GPU where the points lie on one and faiss can use it, otherwise on the CPU.
     """
     rows = np.ascontiguousarray(points.detach().cpu().numpy())
+    dim, on_gpu = rows.shape[1], faiss_gpu.usable(points.device)
     parameters = faiss.ClusteringParameters()
     parameters.niter, parameters.seed = ITERATIONS, SEED
     parameters.min_points_per_centroid, parameters.max_points_per_centroid = 1, len(rows)
-    clustering = faiss.Clustering(rows.shape[1], k, parameters)
-    if faiss_gpu.usable(points.device):
-        with faiss_gpu.memory():
-            nearest = _cluster(clustering, rows, _gpu_index(rows.shape[1], points.device))
-    else:
-        nearest = _cluster(clustering, rows, faiss.IndexFlatL2(rows.shape[1]))
+    clustering = faiss.Clustering(dim, k, parameters)
+    with faiss_gpu.memory() if on_gpu else contextlib.nullcontext():
+        index = _gpu_index(dim, points.device) if on_gpu else faiss.IndexFlatL2(dim)
+        clustering.train(rows, index)       # which leaves the centroids in the index
+        nearest = index.search(rows, 1)[1][:, 0]
     centroids = faiss.vector_to_array(clustering.centroids).reshape(k, -1)
     return (torch.from_numpy(centroids).to(points.device),
             torch.from_numpy(nearest).to(points.device))
-
-
-def _cluster(clustering: faiss.Clustering, rows: np.ndarray, index: faiss.Index) -> np.ndarray:
-    """(N,) int64: the nearest centroid of each row; `index`, empty, then holds the centroids."""
-    clustering.train(rows, index)
-    return index.search(rows, 1)[1][:, 0]
 
 
 def _gpu_index(dim: int, device: torch.device) -> faiss.Index:

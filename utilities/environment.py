@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,36 +20,27 @@ def available_cores() -> int:
 def describe() -> dict[str, str]:
     """{name: value} of what a run's numbers may depend on besides its options: the versions of the
     libraries, the GPU in use, and the git commit of this code."""
+    import faiss
     import torch
+    import torchvision
 
-    faiss = next((f"{name} {version}" for name in ("faiss-gpu", "faiss-cpu")
-                  if (version := _version(name))), "unknown")
+    faiss_for = "gpu" if hasattr(faiss, "StandardGpuResources") else "cpu"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "none"
     return {"python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": _version("torchvision") or "unknown", "faiss": faiss,
-            "CUDA": torch.version.cuda or "none", "GPU": gpu, "git commit": _commit()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+            "torchvision": torchvision.__version__, "faiss": f"faiss-{faiss_for} "
+            f"{faiss.__version__}", "CUDA": torch.version.cuda or "none", "GPU": gpu,
+            "git commit": _commit()}
 
 
 def _commit() -> str:
     """The commit of this code, marked where files differ from it; "unknown" outside of git."""
     try:
-        if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
-            return "unknown"
-        commit = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain")
+        folder, commit, *changed = [
+            line for words in (["rev-parse", "--show-toplevel", "HEAD"], ["status", "--porcelain"])
+            for line in subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True,
+                                       text=True, check=True, timeout=10).stdout.splitlines()]
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+    if Path(folder).resolve() != ROOT.resolve():
+        return "unknown"
     return commit + (" with uncommitted changes" if changed else "")
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True,
-                          check=True, timeout=10)
-    return done.stdout.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+from collections.abc import Sequence
 
 from utilities import registry
 from utilities.errors import UserError, refuse
@@ -24,8 +25,6 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
     library is not installed in a supported version (naming `flag`), the class does not exist or
     the arguments do not fit.
     """
-    check_version(name, flag=flag)
-    constructor = find(name, (folder,), flag=flag)
 
     def resolve(value):
         if isinstance(value, str) and value.startswith(GUEST):
@@ -54,32 +53,24 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
             refuse(arguments_flag, f"{name} with {arguments}: {one_line(error)}",
                    f"{', '.join(accepted)}")
 
-    return construct(constructor, name, arguments)
+    return construct(find(name, (folder,), flag=flag), name, arguments)
 
 
-def check_version(name: str, *, flag: str) -> None:
-    """UserError where version 3 or later is installed, whose interface differs. `find` reports a
-    library that is not installed."""
+def find(name: str, folders: Sequence[str], *, flag: str) -> type:
+    """The class that "pml:<ClassName>" names in one of the library's `folders`; UserError where it
+    has none, and where the library is not installed or of version 3, whose interface differs."""
     try:
         version = importlib.metadata.version("pytorch-metric-learning")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if int(version.split(".")[0]) >= 3:
-        refuse(flag, f"{name!r} given, but pytorch-metric-learning {version} is installed",
-               f"version 2.7 or later, below 3 ({INSTALL})")
-
-
-def find(name: str, folders: tuple[str, ...], *, flag: str) -> type:
-    """The class that "pml:<ClassName>" names in one of the library's `folders`."""
-    classes = {}
-    for folder in folders:
-        try:
-            module = importlib.import_module(f"pytorch_metric_learning.{folder}")
-        except ImportError as error:
-            raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
-                            f"{INSTALL}") from error
-        classes |= {GUEST + key: value for key, value in vars(module).items()
-                    if inspect.isclass(value) and not key.endswith("Mixin")}
+        if int(version.split(".")[0]) >= 3:
+            refuse(flag, f"{name!r} given, but pytorch-metric-learning {version} is installed",
+                   f"version 2.7 or later, below 3 ({INSTALL})")
+        modules = [importlib.import_module(f"pytorch_metric_learning.{folder}")
+                   for folder in folders]
+    except ImportError as error:
+        raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
+                        f"{INSTALL}") from error
+    classes = {GUEST + key: value for module in modules for key, value in vars(module).items()
+               if inspect.isclass(value) and not key.endswith("Mixin")}
     return classes[registry.check(name, sorted(classes), flag=flag)]
 
 
