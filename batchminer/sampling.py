@@ -59,6 +59,7 @@ def inverse_density(d: Tensor, dim: int, candidates: Tensor, *, lower_cutoff: fl
     d (T, B) distances of unit vectors in `dim` dimensions; candidates (T, B) bool. The log-weights
     are shifted by the maximum of each row's candidates, whose weight becomes ONE.
     """
-    log_q = log_sphere_density(d.clamp(min=lower_cutoff), dim).masked_fill_(~candidates, torch.inf)
+    log_q = log_sphere_density(d.clamp(min=lower_cutoff).square(), dim)
+    log_q.masked_fill_(~candidates, torch.inf)
     smallest = log_q.amin(1, keepdim=True).clamp_(max=torch.finfo(d.dtype).max)
     return torch.sub(smallest, log_q, out=log_q).exp_().mul_(ONE).long()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from criteria import moco
-from utilities.geometry import log_sphere_density_of_squared
+from utilities.geometry import log_sphere_density
 
 LOG_FLOOR = math.log(1e-45)
 
@@ -51,7 +51,7 @@ class Criterion(moco.Criterion):
         """
         summed = 1 if self.per_query else 0
         d2 = torch.rsub(similarities, 2, alpha=2).clamp_(min=self.lower_cutoff**2)
-        log_q = log_sphere_density_of_squared(d2, self.memory_queue.shape[1])
+        log_q = log_sphere_density(d2, self.memory_queue.shape[1])
         smallest = log_q.amin(1, keepdim=True) if self.per_query else log_q.min()
         log_w = torch.sub(smallest, log_q, out=log_q)
         log_w.sub_(d2.sub_(self.upper_cutoff**2).clamp_(min=0), alpha=1e30)

@@ -34,11 +34,13 @@ def describe() -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of this code, marked where files differ from it; "unknown" outside of git."""
+    def git(*words: str) -> list[str]:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True,
+                              check=True, timeout=10).stdout.splitlines()
+
     try:
-        folder, commit, *changed = [
-            line for words in (["rev-parse", "--show-toplevel", "HEAD"], ["status", "--porcelain"])
-            for line in subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True,
-                                       text=True, check=True, timeout=10).stdout.splitlines()]
+        folder, commit = git("rev-parse", "--show-toplevel", "HEAD")
+        changed = git("status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     if Path(folder).resolve() != ROOT.resolve():

@@ -6,15 +6,10 @@ import torch
 from torch import Tensor
 
 
-def finite_rows(x: Tensor) -> Tensor:
-    """x (N, D) -> (N,) bool: whether a row is finite throughout, without a mask of x's size."""
-    return x.amax(1).isfinite() & x.amin(1).isfinite()
-
-
 def unusable_rows(x: Tensor) -> tuple[Tensor, str]:
     """x (N, D) float32 -> the indices (n,) of rows that cannot be compared, and what they are: not
     finite, or so large that squared distances overflow."""
-    finite = finite_rows(x)
+    finite = x.amax(1).isfinite() & x.amin(1).isfinite()    # without a mask of x's size
     if not finite.all():
         return (~finite).nonzero()[:, 0], "are not finite"
     longest = torch.finfo(torch.float32).max ** 0.5 / 2
@@ -45,19 +40,15 @@ def paired_distance(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
     return ((x - y).square().sum(-1) + eps).sqrt()
 
 
-def log_sphere_density(d: Tensor, dim: int) -> Tensor:
-    """log q(d) = (D - 2) log d + (D - 3)/2 log(1 - d^2/4), up to a constant; any shape.
+def log_sphere_density(d2: Tensor, dim: int) -> Tensor:
+    """log q(d) = (D - 2) log d + (D - 3)/2 log(1 - d^2/4), up to a constant, from d2 = d^2 of any
+    shape.
 
     q is the density of the distance of two points drawn uniformly from the unit sphere in D = `dim`
     dimensions (Wu et al. 2017, arXiv 1706.07567, eq. 5). Both logarithms' arguments are at least
     1e-8, so values and gradients are finite for every d >= 0, also at 0 and from 2 on (where the
     original gives NaN). For every fp32 d^2 below 4, 1 - d^2/4 lies above that bound.
     """
-    return log_sphere_density_of_squared(d.square(), dim)
-
-
-def log_sphere_density_of_squared(d2: Tensor, dim: int) -> Tensor:
-    """log q(d), as `log_sphere_density`, from d2 = d^2: saves a square root."""
     near = d2.clamp(min=1e-16).log()
     far = torch.rsub(d2, 1, alpha=0.25).clamp_(min=1e-8).log()
     return torch.add((dim - 2) / 2 * near, far, alpha=(dim - 3) / 2)

@@ -27,7 +27,7 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM make `check` raise `Interrupted` in the main thread.
+    """While entered, SIGINT, SIGTERM and SIGHUP make `check` raise `Interrupted`.
 
     Inside `shield()` they wait for its end, so that logs and checkpoints are written whole.
     """
@@ -39,12 +39,10 @@ class Interrupts:
     def __enter__(self):
         global active
         active, self.process = self, os.getpid()
-        handlers = {signal.SIGINT: self._receive, signal.SIGTERM: self._receive}
-        hangup = getattr(signal, "SIGHUP", None)
-        if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:   # as under nohup
-            handlers[hangup] = self._receive
-        if hasattr(signal, "setitimer"):
-            handlers[signal.SIGALRM] = self._raise
+        handlers = {signal.SIGINT: self._receive, signal.SIGTERM: self._receive,
+                    signal.SIGALRM: self._raise}
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:   # as under nohup
+            handlers[signal.SIGHUP] = self._receive
         self.before = {number: signal.signal(number, handler)
                        for number, handler in handlers.items()}
         return self
@@ -52,7 +50,7 @@ class Interrupts:
     def __exit__(self, _kind, error, _trace):
         global active
         active = None
-        self._stop_timer()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self.before.items():
             signal.signal(number, handler)
         if self.pending is not None and isinstance(error, Exception) and not isinstance(
@@ -63,20 +61,15 @@ class Interrupts:
         if os.getpid() != self.process:
             return
         is_second, self.pending = self.pending is not None, signum
-        if is_second or not hasattr(signal, "setitimer"):
+        if is_second:
             self._raise()
         else:
             signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
     def _raise(self, *_):
         if not self.shielded:
-            self._stop_timer()
-            raise Interrupted(self.pending)
-
-    @staticmethod
-    def _stop_timer() -> None:
-        if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Interrupted(self.pending)
 
     def check(self) -> None:
         if self.pending is not None:

@@ -5,7 +5,7 @@
 
 Groups become `CSV_Logs/Data_<split>_<group>.csv`, `Progression_Plots/Graph_<split>_<group>.svg` and
 W&B keys `<split>: <group>: <segment>`, shortened to `<split>: <group>` where both names are equal.
-Values are numbers; an array goes only to W&B, as a histogram.
+Values are numbers; a NumPy array goes only to W&B, as a histogram.
 
 All rows stay in memory and in `state_dict`, and a resumed run rewrites its CSV files as they were
 at the checkpoint: later rows, torn lines and missing files leave no trace.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from utilities import plot
@@ -30,8 +31,9 @@ from utilities.wandb_run import NoRun, WandbRun
 
 @dataclass
 class Series:
-    """The rows of one group, and the part of its file names that identifies it."""
+    """The rows of one group, its title, and the part of its file names that identifies it."""
 
+    title: str
     stem: str
     segments: list[str]
     epochs: list[int] = field(default_factory=list)
@@ -47,8 +49,11 @@ class Logger:
         self.online = online or NoRun()
         self.series: dict[tuple[str, str], Series] = {}
         self.current: dict[tuple[str, str], dict[str, Any]] = {}
-        for name in ("CSV_Logs", "Progression_Plots"):
-            _make(self.folder / name)
+        for path in (self.folder / "CSV_Logs", self.folder / "Progression_Plots"):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"cannot create {str(path)!r}: {error.strerror or error}") from error
 
     @classmethod
     def from_opt(cls, opt, folder: str | Path, config: dict[str, Any]) -> Logger:
@@ -57,13 +62,14 @@ class Logger:
         return cls(folder, plots=opt.plots, online=online)
 
     def start(self) -> None:
-        """Connects to W&B, under the id that `load_state_dict` restored, if any; otherwise the
-        first `end_epoch` connects."""
+        """Connects to W&B, under the id that `load_state_dict` restored, if any."""
         self.online.start()
 
     def log(self, split: str, group: str, values: dict[str, Any]) -> None:
         """Adds {segment: number or array} to what the current epoch reports about `group`."""
-        self.current.setdefault((split, group), {}).update(values)
+        self.current.setdefault((split, group), {}).update(
+            {segment: value if isinstance(value, np.ndarray) else float(value)
+             for segment, value in values.items()})
 
     def picture(self, name: str, path: str | Path) -> None:
         """Shows the image file at `path` under `name` on W&B, with the next point."""
@@ -75,26 +81,24 @@ class Logger:
         RunError when the folder cannot be written.
         """
         current, self.current = self.current, {}
-        point, touched = {}, []
+        point = {}
         for (split, group), values in current.items():
-            numbers = {}
             for segment, value in values.items():
-                is_array = getattr(value, "ndim", 0) > 0 or isinstance(value, (list, tuple))
-                key = f"{split}: {group}" + ("" if segment == group else f": {segment}")
-                point[key] = value if is_array else float(value)
-                if not is_array:
-                    numbers[segment] = float(value)
+                point[f"{split}: {group}" + ("" if segment == group else f": {segment}")] = value
+            numbers = {segment: value for segment, value in values.items()
+                       if isinstance(value, float)}
             if numbers:
-                touched.append(self._append(split, group, epoch, numbers))
-        if self.plots == "epoch":
-            self._draw(touched)
+                series = self._series(split, group, numbers)
+                self._append(series, epoch, numbers)
+                if self.plots == "epoch":
+                    self._draw(series)
         self.online.log(point, epoch)
 
     def close(self, exit_code: int = 0) -> None:
         """Draws the plots that are due at the end, and ends the W&B run."""
         try:
-            if self.plots == "end":
-                self._draw(list(self.series))
+            for series in self.series.values() if self.plots == "end" else ():
+                self._draw(series)
         finally:
             self.online.finish(exit_code)
 
@@ -122,13 +126,12 @@ class Logger:
             stem, number = file_name(f"{split}_{group}"), 2
             while stem.lower() in taken:
                 stem, number = file_name(f"{split}_{group}_{number}"), number + 1
-            self.series[split, group] = Series(stem, list(segments))
+            self.series[split, group] = Series(f"{split}: {group}", stem, list(segments))
         return self.series[split, group]
 
-    def _append(self, split: str, group: str, epoch: int, numbers: dict[str, float]):
-        series = self._series(split, group, numbers)
+    def _append(self, series: Series, epoch: int, numbers: dict[str, float]) -> None:
         assert set(numbers) == set(series.segments), (
-            f"{split}: {group} has the segments {series.segments}, now {list(numbers)}")
+            f"{series.title} has the segments {series.segments}, now {list(numbers)}")
         row = [numbers[segment] for segment in series.segments]
         lines = [row] if series.rows else [series.segments, row]
         path = self._csv(series)
@@ -139,27 +142,16 @@ class Logger:
             raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
         series.epochs.append(epoch)
         series.rows.append(row)
-        return split, group
 
     def _csv(self, series: Series) -> Path:
         return self.folder / "CSV_Logs" / f"Data_{series.stem}.csv"
 
-    def _draw(self, groups: list[tuple[str, str]]) -> None:
-        for split, group in groups:
-            series = self.series[split, group]
-            path = self.folder / "Progression_Plots" / f"Graph_{series.stem}.svg"
-            write_text(path, plot.curves(f"{split}: {group}", series.epochs, series.rows,
-                                         series.segments), sync=False)
+    def _draw(self, series: Series) -> None:
+        write_text(self.folder / "Progression_Plots" / f"Graph_{series.stem}.svg", plot.curves(
+            series.title, series.epochs, series.rows, series.segments), sync=False)
 
 
 def _csv_text(lines: list[list]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot create {str(folder)!r}: {error.strerror or error}") from error

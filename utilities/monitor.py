@@ -44,11 +44,8 @@ class NotFinite(Exception):
 
 
 class Monitor:
-    """Means over an epoch of named device scalars.
-
-    n_recent: the most steps between two reads; means: those of the epoch before, which `progress`
-    shows until the first read.
-    """
+    """Means over an epoch of named device scalars. n_recent: the most steps between two reads;
+    means: those of the epoch before, which `progress` shows until the first read."""
 
     def __init__(self, n_recent: int = 1, means: dict[str, float] | None = None):
         self.means, self.begun = means or {}, time.perf_counter()
@@ -102,14 +99,13 @@ class Monitor:
     def check(self, *modules: nn.Module) -> None:
         """NotFinite, at the last step, for the first parameter or buffer that is not finite. Waits
         for the device."""
-        for module in modules:
-            named = {name: tensor for name, tensor in module.state_dict().items()
-                     if isinstance(tensor, Tensor) and tensor.is_floating_point()
-                     and tensor.numel()}
-            entries = largest_entries(list(named.values())).tolist() if named else []
-            for name, entry in zip(named, entries, strict=True):
-                if not math.isfinite(entry):
-                    raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
+        named = [(name, tensor) for module in modules
+                 for name, tensor in module.state_dict().items()
+                 if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()]
+        entries = largest_entries([tensor for _, tensor in named]).tolist() if named else []
+        for (name, _), entry in zip(named, entries, strict=True):
+            if not math.isfinite(entry):
+                raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
 
     def cause_of(self, error: Exception) -> NotFinite | None:
         """What was not finite when `error` came: `error` itself, or what led to it."""
@@ -120,9 +116,8 @@ class Monitor:
         return error if isinstance(error, NotFinite) else None
 
     def _not_finite(self, term: str, step: int | None) -> NotFinite:
-        if step is None:
-            return NotFinite(term, None, [])
-        return NotFinite(term, step, self.batches[step - self.n_steps].tolist())
+        batch = [] if step is None else self.batches[step - self.n_steps].tolist()
+        return NotFinite(term, step, batch)
 
 
 def gradient_statistics(backbone: Sequence[nn.Parameter], heads: Sequence[nn.Parameter] = (),

@@ -17,25 +17,25 @@ from utilities.errors import RunError, refuse
 
 def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`."""
-    wants_cuda = opt.device == "cuda" or (opt.device == "auto" and torch.cuda.is_available())
-    if opt.device == "cuda" and not torch.cuda.is_available():
-        refuse("--device", "'cuda' given, but there is no CUDA device here", "auto, cpu")
-    if not wants_cuda:
+    if opt.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         for wants_gpu, flag, given, accepted in (
+                (opt.device == "cuda", "--device", "'cuda' given", "auto, cpu"),
                 (opt.cache == "gpu", "--cache", "'gpu' given", "another value"),
                 (opt.precision == "fp16", "--precision", "'fp16' given", "another value"),
                 (opt.evaluate_on_gpu, "--evaluate_on_gpu", "given", "without it")):
             if wants_gpu:
                 refuse(flag, f"{given}, but there is no CUDA device here", accepted)
         return torch.device("cpu")
-    if opt.gpu[0] >= torch.cuda.device_count():
-        refuse("--gpu", f"{opt.gpu[0]} given, but this machine has {torch.cuda.device_count()} "
-               "CUDA devices",
-               "an index below that, or --device cpu")
-    torch.cuda.set_device(opt.gpu[0])
+    index = opt.gpu[0]
+    if index >= torch.cuda.device_count():
+        refuse("--gpu", f"{index} given, but this machine has {torch.cuda.device_count()} "
+               "CUDA devices", "an index below that, or --device cpu")
+    torch.cuda.set_device(index)
     if opt.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         refuse("--precision", "'bf16' given, but this GPU does not compute in it", "fp32, fp16")
-    return torch.device("cuda", opt.gpu[0])
+    return torch.device("cuda", index)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 INIT_SECONDS = 8  # to connect; the client takes up to 5 more to start and give up
 FINISH_SECONDS = 60  # to upload what is left at the end
 MAX_BINS = 512  # of a histogram on W&B
@@ -57,9 +59,7 @@ class WandbRun:
                    entity=opt.wandb_entity, key=opt.wandb_key, mode=opt.wandb_mode, config=config)
 
     def start(self) -> None:
-        """Starts the run under `id` (a new one where that is None); a second call does nothing."""
-        if self.run is not None:
-            return
+        """Starts the run under `id`, a new one where that is None."""
         self.id = self.id or secrets.token_hex(4)
         if self.key:  # the client records the command line
             sys.argv[:] = [argument.replace(self.key, "***") for argument in sys.argv]
@@ -70,24 +70,24 @@ class WandbRun:
 
             mode = wandb.setup().settings.mode
             mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
-            if mode != "online" or self.mode == "online":
+            if mode != "online":
                 self.run = self._init(mode)
-                if mode == "online":
-                    print(f"W&B: {self.run.url}", flush=True)
-                else:
-                    self._tell(f"{mode}, by the client's own settings (WANDB_MODE)")
-            else:
+                self._tell(f"{mode}, by the client's own settings (WANDB_MODE)")
+            elif self.mode == "offline":
                 self._go_offline("offline, by --wandb_mode")
+            else:
+                self.run = self._init("online")
+                print(f"W&B: {self.run.url}", flush=True)
         except Exception as error:
             self._go_offline(f"cannot log online ({_first_line(error)})")
 
     def _init(self, mode: str):
         import wandb
 
-        wanted = {"api_key": self.key, "quiet": True, "init_timeout": INIT_SECONDS,
-                  "login_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS,
-                  "finish_timeout_raises": True}
-        settings = wandb.Settings(**{name: value for name, value in wanted.items() if value})
+        key = {"api_key": self.key} if self.key else {}
+        settings = wandb.Settings(quiet=True, init_timeout=INIT_SECONDS,
+                                  login_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS,
+                                  finish_timeout_raises=True, **key)
         return wandb.init(**self.destination, id=self.id, resume="allow", mode=mode,
                           config=self.config, allow_val_change=True, dir=str(self.folder),
                           settings=settings)
@@ -100,19 +100,17 @@ class WandbRun:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
             self.run = self._init("offline")
-            kept = f"upload what is logged from here on with `wandb sync {self._offline_folder}`"
+            kept = f"upload what is logged from here on with {self._sync_command}"
         except Exception as error:
             self.run, kept = NoRun(), f"nothing is logged there from here on ({_first_line(error)})"
         self._tell(f"{reason}; training goes on, {kept}")
 
     @property
-    def _offline_folder(self) -> str:
-        """Quoted for the shell."""
-        return shlex.quote(str(Path(self.run.dir).parent))
+    def _sync_command(self) -> str:
+        return f"`wandb sync {shlex.quote(str(Path(self.run.dir).parent))}`"
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """One point at `step`; arrays become histograms of one bar per entry."""
-        self.start()
         try:
             self.run.log(self._point(values), step=step)
         except Exception as error:
@@ -124,7 +122,7 @@ class WandbRun:
     def _point(self, values: dict[str, Any]) -> dict[str, Any]:
         import wandb
 
-        point = {key: value if isinstance(value, (int, float)) else _histogram(wandb, value)
+        point = {key: value if isinstance(value, (int, float)) else _histogram(value)
                  for key, value in values.items()}
         return point | {name: wandb.Image(path) for name, path in self.pictures.items()}
 
@@ -142,7 +140,7 @@ class WandbRun:
             self.run.finish(exit_code=exit_code)
         except Exception as error:
             self._tell(f"lost at the end ({_first_line(error)}); upload what is missing with "
-                       f"`wandb sync {self._offline_folder}`")
+                       f"{self._sync_command}")
         self.run = None
 
     def _tell(self, what: str) -> None:
@@ -151,10 +149,10 @@ class WandbRun:
             print(f"W&B: {what}", file=sys.stderr, flush=True)
 
 
-def _histogram(wandb, values):
-    import numpy as np
+def _histogram(values: np.ndarray):
+    """values (n,) -> W&B's histogram of one bar per entry, or of MAX_BINS means."""
+    import wandb
 
-    values = np.asarray(values, dtype=float).ravel()
     bars = [part.mean() for part in np.array_split(values, min(len(values), MAX_BINS))]
     return wandb.Histogram(np_histogram=(bars, np.linspace(0, len(values), len(bars) + 1)))
 

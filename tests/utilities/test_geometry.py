@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from utilities.geometry import (
     distances,
-    finite_rows,
     log_sphere_density,
     paired_distance,
     squared_distances,
+    unusable_rows,
 )
 
 
@@ -67,7 +67,7 @@ def test_unit_vectors_keep_the_spheres_range():
 def test_log_density_is_the_formula_inside_the_sphere(dim):
     for d in (0.05, 0.5, 1.0, math.sqrt(2), 1.9):
         expected = math.log(d ** (dim - 2) * (1 - d * d / 4) ** ((dim - 3) / 2))
-        density = log_sphere_density(torch.tensor(d), dim)
+        density = log_sphere_density(torch.tensor(d * d), dim)
         assert float(density) == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_log_density_describes_distances_of_uniform_points():
     d = paired_distance(torch.nn.functional.normalize(x), torch.nn.functional.normalize(y))
     observed = torch.histc(d, bins=20, min=0, max=2) / len(d)
     grid = (torch.arange(2000) + 0.5) / 1000
-    mass = log_sphere_density(grid, dim).exp().reshape(20, 100).sum(1)
+    mass = log_sphere_density(grid.square(), dim).exp().reshape(20, 100).sum(1)
     assert torch.allclose(observed, mass / mass.sum(), atol=0.004)
 
 
@@ -86,16 +86,19 @@ def test_log_density_describes_distances_of_uniform_points():
 def test_distances_at_the_poles_and_beyond_stay_finite(dim):
     """The original gives NaN from a distance of 2 on, which rounding reaches."""
     d = torch.tensor([0.0, 1e-30, 1.9999999, 2.0, 2.0000002, 3.0, 1e4], requires_grad=True)
-    log_q = log_sphere_density(d, dim)
+    log_q = log_sphere_density(d.square(), dim)
     log_q.sum().backward()
     assert log_q.isfinite().all() and d.grad.isfinite().all()
 
 
 @given(st.floats(0, 1e6, width=32), st.integers(2, 2048))
 def test_log_density_is_finite_everywhere(d, dim):
-    assert log_sphere_density(torch.tensor(d), dim).isfinite()
+    assert log_sphere_density(torch.tensor(d).square(), dim).isfinite()
 
 
 def test_rows_that_are_not_finite_are_found():
     x = torch.tensor([[1.0, -2], [torch.nan, 0], [0, torch.inf], [-torch.inf, 0], [-3e38, 3e38]])
-    assert finite_rows(x).tolist() == [True, False, False, False, True]
+    rows, why = unusable_rows(x)
+    assert rows.tolist() == [1, 2, 3] and why == "are not finite"
+    rows, why = unusable_rows(x[[0, 4]])
+    assert rows.tolist() == [1] and "so large" in why

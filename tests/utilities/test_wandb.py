@@ -88,7 +88,6 @@ def test_project_group_entity_name_and_config_are_the_options(tmp_path, fake):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {"loss": "margin"})
     run.start()
-    run.start()
     (given,) = wandb.inits
     assert (given["project"], given["group"], given["name"], given["entity"]) == (
         "P", "G", "G_s0", "E")
@@ -125,6 +124,7 @@ def test_without_a_key_the_client_finds_its_own(tmp_path, fake):
 def test_an_array_becomes_a_histogram_of_a_bar_per_entry(tmp_path, fake):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.log({"spectrum": np.array([3.0, 1.0]), "long": np.arange(1000.0)}, 4)
     ((step, point),) = wandb.points
     assert step == 4 and point["spectrum"] == ("histogram", [3.0, 1.0], [0.0, 1.0, 2.0])
@@ -135,6 +135,7 @@ def test_an_array_becomes_a_histogram_of_a_bar_per_entry(tmp_path, fake):
 def test_a_picture_comes_with_the_next_point_only(tmp_path, fake):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.picture("Sample retrievals", tmp_path / "a.png")
     run.log({"loss": 1.0}, 0)
     run.log({"loss": 2.0}, 1)
@@ -146,6 +147,7 @@ def test_a_picture_comes_with_the_next_point_only(tmp_path, fake):
 def test_a_picture_after_the_last_point_is_sent_at_the_end(tmp_path, fake):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.log({"loss": 1.0}, 0)
     run.picture("Sample retrievals", "a.png")
     run.finish()
@@ -167,6 +169,7 @@ def test_a_refused_run_goes_on_offline_and_says_so_once(tmp_path, fake, capsys):
 def test_training_goes_on_where_even_offline_runs_are_refused(tmp_path, fake, capsys):
     fake(refused=("online", "offline"))
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.log({"loss": 1.0}, 0)
     run.finish()
     assert "nothing is logged" in capsys.readouterr().err
@@ -175,6 +178,7 @@ def test_training_goes_on_where_even_offline_runs_are_refused(tmp_path, fake, ca
 def test_a_client_that_is_not_installed_does_not_stop_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.log({"loss": 1.0}, 0)
     run.finish()
     assert "nothing is logged" in capsys.readouterr().err
@@ -183,6 +187,7 @@ def test_a_client_that_is_not_installed_does_not_stop_training(tmp_path, monkeyp
 def test_a_point_is_kept_offline_when_the_connection_is_lost(tmp_path, fake, capsys):
     wandb = fake()
     run = WandbRun.from_opt(options(), tmp_path, {})
+    run.start()
     run.log({"loss": 1.0}, 0)
     wandb.lost = True
     run.log({"loss": 2.0}, 1)
