@@ -155,6 +155,9 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
     """
     flags = by_name(groups)
     known = {flag.name: flag for flag in flags.values()} | {"--help": HELP, "-h": HELP}
+    if any(word == "-h" or (len(word) > 2 and "--help".startswith(word)) for word in argv):
+        print_help(program, description, groups)
+        raise SystemExit(0)
     found: list[tuple[Flag, list[str]]] = []
     for word in argv:
         if is_flag(word):
@@ -169,11 +172,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
             refuse(repr(word), "no flag before it", "--flag value, see --help")
     opt = Namespace(**{name: flag.default for name, flag in flags.items()})
     for flag, words in found:
-        value = flag.read(words)
-        if flag is HELP:
-            print_help(program, description, groups)
-            raise SystemExit(0)
-        setattr(opt, flag.dest, value)
+        setattr(opt, flag.dest, flag.read(words))
     opt.given = sorted({flag.dest for flag, _ in found})
     return opt
 
