@@ -24,7 +24,8 @@ import datasampler
 import datasets
 from criteria import features
 from criteria.teaching import Teaching
-from datasets.loader import Loader, explain_lost_workers
+from datasets.loader import Loader
+from datasets.workers import explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, environment, run_folder, setup

@@ -23,17 +23,11 @@ QUARTER_TURNS = 4
 
 
 class Transforms(NamedTuple):
-    """The transforms of the main, second and rotated view; None for views that no feature reads."""
+    """Of the main, second and rotated view; None for views that no feature reads."""
 
     main: v2.Compose
     second: v2.Compose | None = None
     rotated: v2.Compose | None = None
-
-    def __call__(self, image: Image.Image, seed: int) -> list[torch.Tensor | None]:
-        """The three views. Each has its seed, so that it does not change when another is left out.
-        """
-        return [None if transform is None else augment(transform, image, seed_of(seed, number))
-                for number, transform in enumerate(self)]
 
 
 class Dataset(data.Dataset):
@@ -68,25 +62,16 @@ class Dataset(data.Dataset):
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        """dataset[index, seed]: one item, its views (3, H, W) uint8 from one decoded image.
-        UserError, naming the file, when it cannot be read."""
+        """dataset[index, seed]: one item, its views (3, H, W) uint8 from one decoded image; the
+        loader turns the rotated view. UserError, naming the file, when it cannot be read."""
         index, seed = key
-        main, second, rotated = self.transforms(self.open_image(self.paths[index]), seed)
-        if rotated is not None:
-            rotated = rotated.rot90(index % QUARTER_TURNS, (1, 2))
-        return self.item(index, main, second, rotated)
-
-    def item(self, index: int, *views: torch.Tensor | None) -> Batch:
-        """The main, second and rotated view with the label, the index and the rotation class."""
-        main, second, rotated = views
-        label, rotation = self.labels[index], index % QUARTER_TURNS
-        return Batch(torch.tensor(label), main, torch.tensor(index), second,
-                     torch.tensor(rotation), rotated)
-
-
-def seed_of(*numbers: int) -> int:
-    """The first seed of `item_seeds`."""
-    return item_seeds(*numbers, n=1)[0]
+        image = self.open_image(self.paths[index])
+        # Each view has a seed of its own, so that it does not change when another is left out.
+        main, second, rotated = (
+            None if transform is None else augment(transform, image, *item_seeds(seed, view, n=1))
+            for view, transform in enumerate(self.transforms))
+        return Batch(torch.tensor(self.labels[index]), main, torch.tensor(index), second,
+                     torch.tensor(index % QUARTER_TURNS), rotated)
 
 
 def item_seeds(*numbers: int, n: int) -> list[int]:
@@ -98,6 +83,10 @@ def item_seeds(*numbers: int, n: int) -> list[int]:
 
 def collate(items: list[Batch]) -> Batch:
     """Stacks each field of the items. In a worker `default_collate` writes into shared memory, so
-    that running out of it is an error at once."""
-    return Batch(*(None if field[0] is None else data.default_collate(field)
-                   for field in zip(*items, strict=True)))
+    that running out of it is an error at once. Views keep their memory layout, which is faster."""
+    def stack(field: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+        if field[0] is None or field[0].ndim != 3:
+            return None if field[0] is None else data.default_collate(field)
+        return data.default_collate([view.permute(1, 2, 0) for view in field]).permute(0, 3, 1, 2)
+
+    return Batch(*map(stack, zip(*items, strict=True)))

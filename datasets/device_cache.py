@@ -9,17 +9,17 @@ the files up to rounding. Nothing waits for the device.
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import data
 from torchvision.transforms import v2
 
 from datasets import Batch
 from datasets.cache import DecodedImages, available_memory
-from datasets.dataset import QUARTER_TURNS, Dataset, Transforms
+from datasets.dataset import Dataset, Transforms
 
 PIXELS_AT_ONCE = 2**22  # read by one product; a batch of larger boxes takes several products
 PADDING = 32            # sides that are read are multiples of it, so that memory is reused
@@ -55,23 +55,9 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
             grey = int(step(probe)[1].any())
         elif isinstance(step, v2.ColorJitter):
             changes = step.make_params([image])
-            order, factors = changes["fn_idx"].tolist(), [changes[key] for key in FACTORS]
+            order, factors = changes["fn_idx"], [changes[key] for key in FACTORS]
     return torch.tensor([*box, *resized, *corner, mirrored, grey, *order, *factors],
                         dtype=torch.float64)
-
-
-class Drawing(data.Dataset):
-    """The items of `dataset`, with the result of `draw` for each view. sides (N, 2):
-    height and width of the images."""
-
-    def __init__(self, dataset: Dataset, sides: np.ndarray):
-        self.dataset, self.sides = dataset, sides
-        self.transforms = Transforms(*(transform and partial(draw, transform)
-                                       for transform in dataset.transforms))
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        index, seed = key
-        return self.dataset.item(index, *self.transforms(self.sides[index].tolist(), seed))
 
 
 class DeviceCache:
@@ -89,24 +75,28 @@ class DeviceCache:
         self.images = DecodedImages(
             "gpu", self.paths, threads=threads, available=free, reserve=int(RESERVE * free),
             allocate=lambda n: torch.empty(n, dtype=torch.uint8, device=device))
-        self.pixels, self.begins = self.images.bytes.view(-1, 3), self.images.offsets[:-1] // 3
+        self.pixels = self.images.bytes.view(-1, 3)
+        rows = [self.images.row[path] for path in self.paths]
+        self.sides, self.begins = self.images.sides[rows], self.images.offsets[rows] // 3
         # Grey levels are exact in half precision, weights to 1/2048.
         self.device, self.dtype = device, torch.float16 if on_gpu else torch.float32
 
-    def drawing(self, dataset: Dataset) -> Drawing:
-        """What a loader reads instead of `dataset`, which holds the images of `paths`."""
-        return Drawing(dataset, self.images.sides)
+    def drawing(self, dataset: Dataset) -> Dataset:
+        """`dataset`, which holds the images of `paths`, with results of `draw` in place of views
+        and with sides (height, width) in place of images."""
+        twin = copy.copy(dataset)
+        twin.open_image = dict(zip(self.paths, self.sides.tolist(), strict=True)).__getitem__
+        twin.transforms = Transforms(*(transform and partial(draw, transform)
+                                       for transform in dataset.transforms))
+        return twin
 
     @torch.no_grad()
     def render(self, batch: Batch, transforms: Transforms) -> Batch:
-        """A batch of `Drawing` with its views (B, 3, crop, crop) uint8 on the device."""
+        """A batch of `drawing` with its views (B, 3, crop, crop) uint8 on the device."""
         drawn = batch.images, batch.second_views, batch.rotated_views
         main, second, rotated = (
             None if rows is None else self.views(batch.indices.numpy(), rows.numpy(), transform)
             for rows, transform in zip(drawn, transforms, strict=True))
-        if rotated is not None:
-            rotated = torch.stack([view.rot90(index % QUARTER_TURNS, (1, 2)) for view, index in
-                                   zip(rotated, batch.indices.numpy().tolist(), strict=True)])
         return batch._replace(images=main, second_views=second, rotated_views=rotated)
 
     def views(self, indices: np.ndarray, drawn: np.ndarray, transform: v2.Compose) -> Tensor:
@@ -124,7 +114,7 @@ class DeviceCache:
         """(B, 3, crop, crop) uint8 by geometry (B, 9), the first nine numbers of `draw`. Boxes of
         similar size are resized together."""
         top, left, height, width, resized_height, resized_width, y, x, mirrored = geometry.T
-        stride = self.images.sides[indices, 1]
+        stride = self.sides[indices, 1]
         first = self.begins[indices] + top * stride + left
         views = torch.empty(len(indices), 3, self.crop, self.crop, dtype=torch.uint8,
                             device=self.device)

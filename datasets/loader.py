@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from datasets import Batch
 from datasets.dataset import Dataset, collate, item_seeds
-from datasets.workers import (
-    block_signals,
-    ignore_signals,
-    unwrap_user_errors,
-)
+from datasets.workers import block_signals, ignore_signals, unwrap_user_errors
 from utilities import interrupt
 from utilities.environment import available_cores
-from utilities.errors import RunError
 
 
 class Loader:
@@ -34,10 +26,11 @@ class Loader:
 
     def __init__(self, dataset: Dataset, opt, device: torch.device | str, sampler=None):
         self.dataset, self.device = dataset, torch.device(device)
-        self.batches = sampler if sampler is not None else InOrder(len(dataset), opt.bs)
+        self.batches = sampler if sampler is not None else InOrder(
+            range(len(dataset)), opt.bs, drop_last=False)
         self.seeded = SeededBatches(self.batches, dataset.seed)
         self.n_workers = min(opt.kernels, available_cores(), len(self))
-        self.channels_last = opt.channels_last
+        self.form = torch.channels_last if opt.channels_last else torch.contiguous_format
         self.bgr = dataset.inputs.bgr
         step = -1 if self.bgr else 1
         mean, std = (torch.tensor(constants[::step], device=self.device).view(3, 1, 1)
@@ -46,27 +39,24 @@ class Loader:
         self.cache = dataset.device_cache
         if self.cache is not None:
             self.cache.fill(self.device, available_cores())
-        self.source: DataLoader | None = None
+        self.source: DataLoader | None = None       # of batches on the host
         self.started: tuple[int, Iterator] | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def open(self) -> DataLoader:
-        """The DataLoader of batches on the host. Its workers are kept between epochs."""
-        items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
-        fork = self.n_workers and sys.platform == "linux"
-        return DataLoader(
-            items, batch_sampler=self.seeded, collate_fn=collate, num_workers=self.n_workers,
-            persistent_workers=self.n_workers > 0, worker_init_fn=ignore_signals,
-            pin_memory=self.device.type == "cuda", multiprocessing_context="fork" if fork else None,
-            generator=torch.Generator())    # so that it draws nothing from the global one
-
     def start(self, epoch: int) -> None:
         """Lets the workers read the first batches of `epoch`, which must be the next one that is
         iterated. The sampler chooses them by its present state."""
         if self.source is None:
-            self.source = self.open()
+            items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
+            fork = self.n_workers and sys.platform == "linux"
+            self.source = DataLoader(
+                items, batch_sampler=self.seeded, collate_fn=collate, num_workers=self.n_workers,
+                persistent_workers=self.n_workers > 0, worker_init_fn=ignore_signals,
+                pin_memory=self.device.type == "cuda",
+                multiprocessing_context="fork" if fork else None,
+                generator=torch.Generator())    # so that it draws nothing from the global one
         self.seeded.epoch = epoch
         with block_signals():
             self.started = epoch, iter(self.source)     # the first call starts the workers
@@ -82,10 +72,14 @@ class Loader:
                 yield self.to_device(batch)
 
     def to_device(self, batch: Batch) -> Batch:
+        turns = batch.rotations.tolist()
         if self.cache is not None:
             batch = self.cache.render(batch, self.dataset.transforms)
         batch = Batch(*(field if field is None else field.to(self.device, non_blocking=True)
                         for field in batch))
+        if batch.rotated_views is not None:
+            batch = batch._replace(rotated_views=torch.stack([
+                view.rot90(n, (1, 2)) for view, n in zip(batch.rotated_views, turns, strict=True)]))
         return batch._replace(**{
             name: self.normalise(getattr(batch, name))
             for name in ("images", "second_views", "rotated_views")
@@ -93,9 +87,8 @@ class Loader:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> float32, on the device, since sending bytes is faster."""
-        form = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = pixels.flip(1) if self.bgr else pixels
-        return pixels.to(torch.float32, memory_format=form).sub_(self.shift).mul_(self.scale)
+        return pixels.to(torch.float32, memory_format=self.form).sub_(self.shift).mul_(self.scale)
 
     def close(self) -> None:
         """Drops the DataLoader, which ends its workers once nothing refers to it any more, such as
@@ -103,25 +96,15 @@ class Loader:
         self.source = self.started = None
 
 
-class InOrder:
-    """Every index once, in order, in batches of `batch_size`."""
-
-    def __init__(self, n: int, batch_size: int):
-        self.n, self.batch_size = n, batch_size
-
-    def __len__(self) -> int:
-        return -(-self.n // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, self.n, self.batch_size):
-            yield list(range(start, min(start + self.batch_size, self.n)))
+class InOrder(BatchSampler):
+    """Every index once, in order."""
 
     def set_epoch(self, epoch: int) -> None:
         """Every epoch is the same."""
 
 
 class SeededBatches:
-    """The batches of a sampler, as lists of (index, seed). `epoch` sets which come next.
+    """The batches of a sampler in the epoch `epoch`, as lists of (index, seed).
 
     A seed follows from (seed, epoch, step, slot in the batch).
     """
@@ -133,42 +116,8 @@ class SeededBatches:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self.of(self.epoch)
-
-    def of(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
         self.batches.set_epoch(epoch)
         for step, indices in enumerate(self.batches):
             seeds = item_seeds(self.seed, epoch, step, n=len(indices))
             yield list(zip(indices, seeds, strict=True))
-
-
-@contextlib.contextmanager
-def explain_lost_workers() -> Iterator[None]:
-    """RunError in one line, instead of torch's error, when a worker has ended too early. torch
-    raises it in a signal handler, so it may come from anywhere in the program."""
-    try:
-        yield
-    except RuntimeError as error:
-        if (cause := why_lost(str(error))) is None:
-            raise
-        raise RunError(f"a process that loads images has ended: {cause}") from error
-
-
-def why_lost(message: str) -> str | None:
-    """Why a worker ended, by the `message` of torch's error; None for any other error."""
-    if "DataLoader worker" not in message:
-        return None
-    if "Too many open files" in message:
-        return ("it could not open more files; allow more by `ulimit -n`, or use fewer --kernels")
-    if ("Bus error" in message or "shared memory" in message
-            or ("torch_" in message and "No space left on device" in message)):
-        size = (f", of {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB here,"
-                if os.path.isdir("/dev/shm") else "")
-        return (f"batches pass through the shared memory in /dev/shm{size} and found no room; "
-                "start the container with more (docker run --shm-size 8g), or load images in the "
-                "main process by --kernels 0")
-    if "signal: Killed" in message:
-        return ("it was killed, as the system does where memory runs out; fewer of them, by "
-                "--kernels, need less")
-    is_lost = "killed by signal" in message or "exited unexpectedly" in message
-    return f"{message.splitlines()[0]}; fewer --kernels need less memory" if is_lost else None

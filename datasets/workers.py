@@ -1,15 +1,17 @@
-"""Signals, errors and the program's end in the processes that load images."""
+"""Signals, errors and the end of the processes that load images."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import multiprocessing
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
 
-from utilities.errors import UserError
+from utilities.errors import RunError, UserError
 
 # What ends a run: Ctrl-C, a scheduler, the end of the terminal.
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -63,3 +65,35 @@ def unwrap_user_errors() -> Iterator[None]:
     except UserError as error:
         last_line = str(error).splitlines()[-1]
         raise UserError(last_line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+
+
+@contextlib.contextmanager
+def explain_lost_workers() -> Iterator[None]:
+    """RunError in one line, instead of torch's error, when a worker has ended too early. torch
+    raises it in a signal handler, so it may come from anywhere in the program."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (cause := why_lost(str(error))) is None:
+            raise
+        raise RunError(f"a process that loads images has ended: {cause}") from error
+
+
+def why_lost(message: str) -> str | None:
+    """Why a worker ended, by the `message` of torch's error; None for any other error."""
+    if "DataLoader worker" not in message:
+        return None
+    if "Too many open files" in message:
+        return ("it could not open more files; allow more by `ulimit -n`, or use fewer --kernels")
+    if ("Bus error" in message or "shared memory" in message
+            or ("torch_" in message and "No space left on device" in message)):
+        size = (f", of {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB here,"
+                if os.path.isdir("/dev/shm") else "")
+        return (f"batches pass through the shared memory in /dev/shm{size} and found no room; "
+                "start the container with more (docker run --shm-size 8g), or load images in the "
+                "main process by --kernels 0")
+    if "signal: Killed" in message:
+        return ("it was killed, as the system does where memory runs out; fewer of them, by "
+                "--kernels, need less")
+    is_lost = "killed by signal" in message or "exited unexpectedly" in message
+    return f"{message.splitlines()[0]}; fewer --kernels need less memory" if is_lost else None

@@ -16,7 +16,8 @@ import torch
 import datasets
 from datasets import cache
 from datasets.images import decode
-from datasets.loader import Loader, explain_lost_workers
+from datasets.loader import Loader
+from datasets.workers import explain_lost_workers
 from tests import trees
 from utilities.errors import RunError, UserError
 
@@ -232,7 +233,8 @@ def test_a_loader_works_inside_autocast_and_inference_mode(load):
 SCRIPT = """
 import multiprocessing, signal, sys, time
 import datasets
-from datasets.loader import Loader, explain_lost_workers
+from datasets.loader import Loader
+from datasets.workers import explain_lost_workers
 from tests import trees
 class Stopped(Exception):
     pass
@@ -270,7 +272,8 @@ def test_a_signal_to_the_whole_group_ends_quietly_and_at_once(tmp_path, number):
 LEFT_OPEN = """
 import multiprocessing, sys
 import datasets
-from datasets.loader import Loader, explain_lost_workers
+from datasets.loader import Loader
+from datasets.workers import explain_lost_workers
 from tests import trees
 opt = trees.options(sys.argv[1], kernels=2, bs=1)
 loader = Loader(datasets.select("cub200", opt)["training"], opt, "cpu")
@@ -327,7 +330,8 @@ def test_other_errors_are_left_as_they_are(message):
 NO_ROOM = """
 import sys
 import datasets
-from datasets.loader import Loader, explain_lost_workers
+from datasets.loader import Loader
+from datasets.workers import explain_lost_workers
 from tests import trees
 from utilities.errors import RunError
 opt = trees.options(sys.argv[1], kernels=1, bs=8, crop_size=256, resize=256)
