@@ -24,6 +24,7 @@ import datasampler
 import datasets
 from criteria import features
 from criteria.teaching import Teaching
+from datasets.check import check_data
 from datasets.loader import Loader
 from datasets.workers import explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
@@ -42,7 +43,7 @@ def main(opt) -> int:
     try:
         with Interrupts() as interrupts, explain_lost_workers(), setup.explain_out_of_memory():
             if opt.check_data:
-                return 0 if datasets.check_data(opt.dataset, opt) else 1
+                return 0 if check_data(opt.dataset, opt) else 1
             if opt.evaluate_only:
                 return evaluate_only(opt)
             return Training(opt, interrupts).run()
@@ -78,7 +79,7 @@ class Training:
         self.loader = Loader(self.training_set, opt, self.device, self.sampler)
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device)
         self.between_steps = features.Run(
-            self.network, self.loader, Loader(self.splits["evaluation_train"], opt, self.device),
+            self.network, self.loader, Loader(self.splits["training_main_view"], opt, self.device),
             self.optimiser)
         if opt.compile:
             setup.compile_parts(self.device, self.network, *self.objective)
@@ -238,7 +239,7 @@ class Training:
     def fill_storage(self) -> None:
         """Embeds every training image for samplers that choose batches by embeddings."""
         if self.sampler.uses_storage:
-            loader = Loader(self.splits["evaluation"], self.opt, self.device)
+            loader = Loader(self.splits["training_unaugmented"], self.opt, self.device)
             self.sampler.fill(embed(self.network, loader, [self.stored_head]))
             loader.close()
 

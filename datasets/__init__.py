@@ -7,7 +7,6 @@ CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module in the tabl
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from utilities.errors import refuse
@@ -66,9 +65,8 @@ class Identity:
     with others, epochs could not be compared and indices would mean other images."""
 
     def __init__(self, splits: dict[str, Dataset]):
-        # `evaluation` and `evaluation_train` repeat the training images.
         self.splits = {name: split for name, split in splits.items()
-                       if not name.startswith("evaluation")}
+                       if not name.startswith("training_")}     # which repeat the training images
 
     def state_dict(self) -> dict[str, list]:
         return {name: [len(split), split.digest] for name, split in self.splits.items()}
@@ -82,27 +80,15 @@ class Identity:
                        f"{n_images:,} then, {len(split):,} now, or other names", "the same files")
 
 
-def layout(name: str):
-    """The module that reads the folder of the dataset called `name`."""
-    return importlib.import_module(DATASETS.get(name, "datasets.class_folders"))
-
-
 def select(name: str, opt) -> dict[str, Dataset]:
     """The splits of the dataset called `name`.
 
-    training; testing; evaluation (training images, test transform); evaluation_train (training
-    images, training transform); validation with `--train_val_split` below 1. in-shop also has
-    testing_query and testing_gallery, the parts of testing, and likewise for validation. UserError
-    for a missing folder, an empty class or split, or too few training images for a batch, unless
-    `--evaluate_only` is given.
+    training; testing; validation with `--train_val_split` below 1; the training images once more
+    as training_unaugmented (the test transform) and training_main_view (the main view alone).
+    in-shop also has testing_query and testing_gallery, the parts of testing, and likewise for
+    validation. UserError for a missing folder, an empty class or split, or too few training images
+    for a batch, unless `--evaluate_only` is given.
     """
     from datasets import splits
 
     return splits.build(name, opt)
-
-
-def check_data(name: str, opt) -> bool:
-    """Reads every image of the dataset and prints a report; True when nothing is wrong."""
-    from datasets import check
-
-    return check.check_data(name, opt)

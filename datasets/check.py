@@ -14,7 +14,7 @@ SHOWN = 10  # names
 
 
 def check_data(name: str, opt) -> bool:
-    """See `datasets.check_data`."""
+    """Reads every image of the dataset and prints a report; True when nothing is wrong."""
     samples = splits.read(name, opt.source_path)
     published = PUBLISHED.get(name, {})
     whole = True

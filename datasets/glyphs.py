@@ -52,32 +52,26 @@ def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int
         unfinished = Path(tempfile.mkdtemp(prefix=".images-", dir=folder))
         order = np.random.default_rng(seed).permutation(len(characters))
         fonts = load_fonts()
-        shuffled = [characters[i] for i in order]
-        for c, character in enumerate(tqdm(shuffled, f"Rendering glyphs into {folder}",
-                                           disable=None)):
+        for c, i in enumerate(tqdm(order, f"Rendering glyphs into {folder}", disable=None)):
+            character = characters[i]
             name = unicodedata.name(character).replace(" ", "_")
             class_folder = unfinished / f"{c + 1:03d}.{name}"
             class_folder.mkdir()
-            for i in range(images_per_class):
-                image = render(character, fonts, np.random.default_rng([seed, c, i]))
-                image.save(class_folder / f"{i + 1:02d}.jpg", quality=92)
+            for n in range(images_per_class):
+                image = render(character, fonts, np.random.default_rng([seed, c, n]))
+                image.save(class_folder / f"{n + 1:02d}.jpg", quality=92)
         os.chmod(unfinished, 0o755)
-        publish(unfinished, folder / "images")
+        try:
+            unfinished.rename(folder / "images")
+        except OSError:
+            if not (folder / "images").is_dir():    # else another process made the same images
+                raise
     except OSError as error:
         raise UserError(f"--source_path: cannot write the glyphs into {str(folder)!r}: "
                         f"{error.strerror}") from error
     finally:
         if unfinished:
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def publish(unfinished: Path, images: Path) -> None:
-    """Renames `unfinished`, unless another process has made the same images meanwhile."""
-    try:
-        unfinished.rename(images)
-    except OSError:
-        if not images.is_dir():
-            raise
 
 
 def load_fonts() -> list[ImageFont.FreeTypeFont]:

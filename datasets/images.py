@@ -113,12 +113,6 @@ def orientation(image: Image.Image) -> int | None:
         return None
 
 
-def broken(paths: list[str], threads: int) -> list[tuple[str, str]]:
-    """Reads every file; returns (path, fault) of each that cannot be read."""
-    return [(path, finding.fault) for path, finding in
-            zip(paths, examine(paths, threads), strict=True) if finding.fault]
-
-
 def in_parallel(function: Callable, items: Sequence, threads: int, title: str) -> Iterator:
     """`map` on threads, with a progress bar; an error ends all threads. (Threads suffice, since
     decoding releases the interpreter's lock.)"""

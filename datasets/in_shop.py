@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets.class_folders import require
-from datasets.tables import by_class, existing, rows
+from datasets.tables import existing, rows
 from utilities.errors import refuse
 
 LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
@@ -28,4 +28,5 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
         if status not in SPLITS:
             refuse("--source_path", f"evaluation_status {status!r} in {where}", ", ".join(SPLITS))
         splits[SPLITS[status]].append((str(folder / path), item))
-    return {split: by_class(existing(samples)) for split, samples in splits.items()}
+    return {split: sorted(existing(samples), key=lambda sample: sample[1])
+            for split, samples in splits.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from datasets.class_folders import require
-from datasets.tables import by_class, existing, rows
+from datasets.tables import existing, rows
 from utilities.errors import UserError
 
 LAYOUT = "images/<super class>_final/<files> beside Info_Files/Ebay_train.txt and Ebay_test.txt"
@@ -31,5 +31,5 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
                 raise UserError(f"--source_path: class_id {class_id!r} in {where}; expected: a "
                                 "whole number")
             samples.append((str(folder / "images" / path), class_id))
-        splits[split] = by_class(existing(samples), order=int)
+        splits[split] = sorted(existing(samples), key=lambda sample: int(sample[1]))
     return splits

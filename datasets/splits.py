@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -32,52 +34,52 @@ def build(name: str, opt) -> dict[str, Dataset]:
                f"{name}", f"at most {n_training}")
     open_image = images.decode
     if opt.cache == "ram":
-        paths = [path for split in read_splits(samples, opt) for path, _ in samples[split]]
+        # What loaders read: query and gallery, but not their union.
+        paths = [path for split, part in samples.items() for path, _ in part
+                 if f"{split}_query" not in samples
+                 and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
         open_image = cache.in_memory(paths, available_cores()).open_image
     common = {"inputs": architectures.inputs(opt.arch), "seed": opt.seed, "open_image": open_image}
-    evaluation = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
     splits = {}
     for split, classes in class_names(samples).items():
         paths, labels = zip(*samples[split], strict=True)
         numbers = {label: number for number, label in enumerate(classes)}
         labels = np.array([numbers[label] for label in labels], np.int64)
-        splits[split] = Dataset(name, list(paths), labels, classes, evaluation, **common)
-    kept = splits["training"]
+        splits[split] = Dataset(name, list(paths), labels, classes, unaugmented, **common)
+    training = splits["training"]
     if opt.cache == "gpu":
-        common["device_cache"] = DeviceCache(kept.paths, opt.crop_size)
-    training = training_transforms(opt)
-    for split, views in (("training", training), ("evaluation", evaluation),
-                         ("evaluation_train", Transforms(training.main))):
-        splits[split] = Dataset(name, kept.paths, kept.labels, kept.class_names, views, **common)
+        common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
+    views = training_transforms(opt)
+    for split, chosen in (("training", views), ("training_unaugmented", unaugmented),
+                          ("training_main_view", Transforms(views.main))):
+        splits[split] = Dataset(name, training.paths, training.labels, training.class_names,
+                                chosen, **common)
     return splits
 
 
-def read_splits(samples: dict[str, Samples], opt) -> list[str]:
-    """The splits that loaders read: query and gallery, but not their union."""
-    return [split for split in samples if f"{split}_query" not in samples
-            and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
-
-
 def read(name: str, source_path: str) -> dict[str, Samples]:
-    """The samples of each split as they are on disk."""
+    """The samples of each split as they are on disk, by the module that knows the layout."""
     if name in ("", ".", "..") or Path(name).name != name:
         refuse("--dataset", f"{name!r} is no folder's name",
                f"{', '.join(datasets.DATASETS)}, or a folder below --source_path")
-    folder = Path(source_path) / name
-    return datasets.layout(name).read(folder)
+    module = importlib.import_module(datasets.DATASETS.get(name, "datasets.class_folders"))
+    return module.read(Path(source_path) / name)
 
 
 def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
     """`samples` without files that cannot be read, which are printed and counted."""
-    faults = dict(images.broken([path for part in samples.values() for path, _ in part], threads))
+    paths = [path for part in samples.values() for path, _ in part]
+    faults = {path: finding.fault for path, finding in
+              zip(paths, images.examine(paths, threads), strict=True) if finding.fault}
     for path, fault in faults.items():
         print(f"--skip_broken_images: left out {path!r}: {fault}")
     kept = {split: [sample for sample in part if sample[0] not in faults]
             for split, part in samples.items()}
     for split, part in samples.items():
-        n_classes = [len({label for _, label in samples_of}) for samples_of in (part, kept[split])]
+        n_kept, n = (len({label for _, label in samples}) for samples in (kept[split], part))
         print(f"--skip_broken_images: {split} keeps {len(kept[split]):,} of {len(part):,} images, "
-              f"{n_classes[1]:,} of {n_classes[0]:,} classes", flush=True)
+              f"{n_kept:,} of {n:,} classes", flush=True)
     return kept
 
 
@@ -122,17 +124,15 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     samples = dict(samples)
     in_shop = "testing_query" in samples
     if share < 1:
-        groups = grouped(samples["training"])
+        by_label = {}
+        for sample in samples["training"]:
+            by_label.setdefault(sample[1], []).append(sample)
+        groups = list(by_label.values())
         if by_class or in_shop:
-            kept = evenly_spaced(len(groups), share)
-            training = [group for i, group in enumerate(groups) if i in kept]
-            held_out = [group for i, group in enumerate(groups) if i not in kept]
+            training, held_out = divide(groups, share)
         else:
-            kept = [evenly_spaced(len(group), share) for group in groups]
-            training = [[x for i, x in enumerate(group) if i in keep]
-                        for group, keep in zip(groups, kept, strict=True)]
-            held_out = [[x for i, x in enumerate(group) if i not in keep]
-                        for group, keep in zip(groups, kept, strict=True)]
+            divided = [divide(group, share) for group in groups]
+            training, held_out = [kept for kept, _ in divided], [rest for _, rest in divided]
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
             for part, start in (("query", 1), ("gallery", 0)):
@@ -146,15 +146,10 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     return samples
 
 
-def grouped(samples: Samples) -> list[Samples]:
-    """The samples of each class, in order of appearance."""
-    groups = {}
-    for sample in samples:
-        groups.setdefault(sample[1], []).append(sample)
-    return list(groups.values())
-
-
-def evenly_spaced(n: int, share: float) -> set[int]:
-    """round(share * n) of 0..n-1, at least one, as evenly spaced as possible."""
+def divide(items: Sequence, share: float) -> tuple[list, list]:
+    """round(share * n) of the n items, at least one, as evenly spaced as possible; the others."""
+    n = len(items)
     k = max(1, round(share * n))
-    return {(2 * i + 1) * n // (2 * k) for i in range(k)}
+    kept = {(2 * i + 1) * n // (2 * k) for i in range(k)}
+    return ([item for i, item in enumerate(items) if i in kept],
+            [item for i, item in enumerate(items) if i not in kept])

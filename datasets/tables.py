@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from utilities.errors import UserError
@@ -57,9 +56,3 @@ def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:
         raise UserError(f"--source_path: {len(missing):,} of {len(samples):,} listed images are "
                         f"missing, the first is {missing[0]!r}")
     return samples
-
-
-def by_class(samples: list[tuple[str, str]],
-             order: Callable[[str], object] = str) -> list[tuple[str, str]]:
-    """`samples` sorted by class, in file order within it."""
-    return sorted(samples, key=lambda sample: order(sample[1]))

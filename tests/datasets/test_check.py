@@ -2,13 +2,14 @@ import pytest
 from PIL import ExifTags, Image
 
 import datasets
+from datasets.check import check_data
 from tests import trees
 from utilities.errors import UserError
 
 
 def test_a_whole_dataset_of_ones_own_passes(tmp_path, capsys):
     trees.class_folders(tmp_path / "mine", n_classes=6, n_images=4)
-    assert datasets.check_data("mine", trees.options(tmp_path, bs=100))
+    assert check_data("mine", trees.options(tmp_path, bs=100))
     assert capsys.readouterr().out.splitlines() == [
         f"mine in {tmp_path}",
         "  training: 12 images, 3 classes",
@@ -18,13 +19,13 @@ def test_a_whole_dataset_of_ones_own_passes(tmp_path, capsys):
 
 def test_counts_are_compared_with_the_published_ones(tmp_path, capsys, monkeypatch):
     trees.in_shop(tmp_path / "in-shop", n_classes=6, n_images=4)
-    assert not datasets.check_data("in-shop", trees.options(tmp_path))
+    assert not check_data("in-shop", trees.options(tmp_path))
     said = capsys.readouterr().out
     assert "training: 12 images, 3 classes, published are 25,882 and 3,997" in said
     assert "testing_query: 6 images, 3 classes, published are 14,218 and 3,985" in said
     monkeypatch.setitem(datasets.PUBLISHED, "in-shop", {
         "training": (12, 3), "testing_query": (6, 3), "testing_gallery": (6, 3)})
-    assert datasets.check_data("in-shop", trees.options(tmp_path))
+    assert check_data("in-shop", trees.options(tmp_path))
     assert "testing_gallery: 6 images, 3 classes, as published" in capsys.readouterr().out
 
 
@@ -32,7 +33,7 @@ def test_broken_images_are_named(tmp_path, capsys):
     trees.class_folders(tmp_path / "mine", n_classes=2, n_images=3)
     path = tmp_path / "mine" / "images" / "002.Class_2" / "image_01.jpg"
     path.write_bytes(b"")
-    assert not datasets.check_data("mine", trees.options(tmp_path))
+    assert not check_data("mine", trees.options(tmp_path))
     said = capsys.readouterr().out
     assert f"cannot read {str(path)!r}: it is empty" in said
     assert "5 of 6 images can be read" in said
@@ -46,7 +47,7 @@ def test_files_whose_pixels_are_changed_are_counted(tmp_path, capsys):
         exif[ExifTags.Base.Orientation] = orientation
         trees.picture(0).save(path, exif=exif)
     trees.picture(0).convert("RGBA").save(files[3])
-    assert datasets.check_data("mine", trees.options(tmp_path))
+    assert check_data("mine", trees.options(tmp_path))
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "  2 of them are turned by the EXIF tag",
         "  1 of them are transparent and laid on white"]
@@ -59,7 +60,7 @@ def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
     (folder / "image_09.jpg").mkdir()
     for i in range(12):
         (folder / f"notes_{i:02d}").touch()
-    assert datasets.check_data("mine", trees.options(tmp_path))
+    assert check_data("mine", trees.options(tmp_path))
     told = capsys.readouterr().out.splitlines()[-1]
     names = ["image_00.jpg.bak", "image_09.jpg", *(f"notes_{i:02d}" for i in range(8))]
     assert told == ("  14 entries beside them do not count as images: "
@@ -68,7 +69,7 @@ def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
 
 def test_a_missing_folder_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        datasets.check_data("cub200", trees.options(tmp_path))
+        check_data("cub200", trees.options(tmp_path))
 
 
 def test_the_published_counts_are_those_of_the_papers():
