@@ -82,11 +82,15 @@ def item_seeds(*numbers: int, n: int) -> list[int]:
 
 
 def collate(items: list[Batch]) -> Batch:
-    """Stacks each field of the items. In a worker `default_collate` writes into shared memory, so
-    that running out of it is an error at once. Views keep their memory layout, which is faster."""
-    def stack(field: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
-        if field[0] is None or field[0].ndim != 3:
-            return None if field[0] is None else data.default_collate(field)
-        return data.default_collate([view.permute(1, 2, 0) for view in field]).permute(0, 3, 1, 2)
-
+    """Stacks each field of the items."""
     return Batch(*map(stack, zip(*items, strict=True)))
+
+
+def stack(field: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+    """Along a new first dimension; None for a field that is None. In a worker `default_collate`
+    writes into shared memory, so that running out of it is an error at once."""
+    if field[0] is None:
+        return None
+    if field[0].ndim == 3:      # views, faster in their memory layout, in which colours come last
+        return data.default_collate([view.permute(1, 2, 0) for view in field]).permute(0, 3, 1, 2)
+    return data.default_collate(field)

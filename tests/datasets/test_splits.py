@@ -29,6 +29,7 @@ def test_training_images_come_three_times_and_labels_start_at_zero(tmp_path):
         assert split.labels.dtype == np.int64 and split.n_classes == 3 and split.name == "cub200"
         assert split.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert not set(splits["training"].paths) & set(splits["testing"].paths)
+    assert set(datasets.Identity(splits).state_dict()) == {"training", "testing"}
 
 
 def test_validation_by_samples_takes_evenly_from_each_class(tmp_path):
@@ -86,18 +87,19 @@ def keep_rows_without(folder, status):
     table.write_text("\n".join([str(len(rows)), header, *rows]))
 
 
-@pytest.mark.parametrize("evaluate_only", [False, True])
+@pytest.mark.parametrize("given_options", [
+    {}, {"evaluate_only": True}, {"train_val_split": 0.5}], ids=str)
 @pytest.mark.parametrize(("name", "empty", "given", "split"), [
     ("online_products", keep_header, "train", "training"),
     ("online_products", keep_header, "test", "testing"),
     ("in-shop", keep_rows_without, "query", "testing_query"),
     ("in-shop", keep_rows_without, "gallery", "testing_gallery"),
 ])
-def test_a_split_without_images_is_refused(tmp_path, name, empty, given, split, evaluate_only):
+def test_a_split_without_images_is_refused(tmp_path, name, empty, given, split, given_options):
     layout = {"online_products": trees.online_products, "in-shop": trees.in_shop}[name]
     empty(layout(tmp_path / name), given)
     with pytest.raises(UserError) as error:
-        datasets.select(name, trees.options(tmp_path, evaluate_only=evaluate_only))
+        datasets.select(name, trees.options(tmp_path, **given_options))
     assert str(error.value) == (f"--dataset: no image in the {split} split of "
                                 f"{str(tmp_path / name)!r}; at least 1 is needed")
 
