@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 class BatchSampler:
     """Iterates the batches of one epoch: len(labels) // batch_size lists of batch_size indices.
 
-    labels (N,) int64; storage: the images' embeddings, for samplers that choose by them. An epoch's
-    random numbers come from `np.random.default_rng([seed, epoch])`; `set_epoch` sets the next
-    epoch, otherwise each iteration increments it. Subclasses define `draw`.
+    labels (N,) int64. samples_per_class: S, for samplers that draw groups of a class. storage: the
+    images' embeddings, for samplers that choose by them. An epoch's random numbers come from
+    `np.random.default_rng([seed, epoch])`; `set_epoch` sets the next epoch, otherwise each
+    iteration increments it. Subclasses define `draw`.
     """
 
     def __init__(self, labels: np.ndarray, *, batch_size: int, seed: int,
-                 storage: Storage | None = None):
+                 samples_per_class: int = 1, storage: Storage | None = None):
         assert len(labels) >= batch_size, (len(labels), batch_size)     # `datasets.select` checks
+        assert batch_size % samples_per_class == 0
         self.labels, self.batch_size, self.seed = np.asarray(labels, np.int64), batch_size, seed
+        self.samples_per_class, self.n_groups = samples_per_class, batch_size // samples_per_class
         self.storage, self.epoch = storage, 0
         # Images sorted by class: those of class c are members[starts[c]:starts[c] + counts[c]].
         _, self.class_of, self.counts = np.unique(
@@ -63,6 +66,10 @@ class BatchSampler:
         """images (k,) -> (k * n,): each followed by n - 1 random images of its class."""
         others = self.images_of(rng, self.class_of[images], n - 1)
         return np.hstack([images[:, None], others]).ravel()
+
+    def with_partner(self, rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
+        """images (k,) -> (k + 1,): and a random image of the class of a random one of them."""
+        return np.append(images, self.images_of(rng, self.class_of[rng.choice(images, 1)], 1))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -34,11 +34,10 @@ N_BINS = 50
 
 
 class Sampler(BatchSampler):
-    def __init__(self, labels: np.ndarray, name: str, *, batch_size: int, samples_per_class: int,
-                 seed: int, n_subsets: int, storage: Storage):
-        super().__init__(labels, batch_size=batch_size, seed=seed, storage=storage)
-        assert batch_size % samples_per_class == 0
-        self.samples_per_class, self.n_subsets = samples_per_class, n_subsets
+    def __init__(self, labels: np.ndarray, name: str, *, n_subsets: int, **shared):
+        """shared: see `BatchSampler`."""
+        super().__init__(labels, **shared)
+        self.n_subsets = n_subsets
         self.by_class = name in ("spc_fid_batchmatch", "criterion_batchmatch")
         self.distance = DISTANCES.get(name)
         self.criterion = None
@@ -47,9 +46,8 @@ class Sampler(BatchSampler):
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
         if name == "criterion_batchmatch" and opt.data_sampler_lowproj_dim > 0:
             given = opt.data_sampler_lowproj_dim
-            refuse("--data_sampler_lowproj_dim", f"{given} given, but criterion_batchmatch "
-                   "judges whole embeddings",
-                   "-1")
+            refuse("--data_sampler_lowproj_dim",
+                   f"{given} given, but criterion_batchmatch judges whole embeddings", "-1")
         return cls(dataset.labels, name, batch_size=opt.bs,
                    samples_per_class=opt.samples_per_class, seed=opt.seed,
                    n_subsets=opt.data_batchmatch_ncomps, storage=Storage.from_opt(opt, dataset))
@@ -66,16 +64,15 @@ class Sampler(BatchSampler):
 
     def draw(self, rng: np.random.Generator, snapshot) -> np.ndarray:
         embeddings, criterion = snapshot
-        n, each = self.batch_size // self.samples_per_class, 1
+        each = self.samples_per_class if self.by_class else 1
         if self.by_class:
-            each = self.samples_per_class
-            n_drawn = max(n, self.storage.n_candidates // each)
+            n_drawn = max(self.n_groups, self.storage.n_candidates // each)
             images = self.images_of(rng, self.random_classes(rng, n_drawn), each).ravel()
         else:
             images = self.storage.candidates(rng)
         points = self.storage.points(rng, embeddings, images)
-        # (C, n) draws of `each` images in a row -> (C, n * each) rows of `images` and `points`.
-        draws = rng.random((self.n_subsets, len(images) // each)).argsort(1)[:, :n]
+        # (C, B/S) draws of `each` images in a row -> (C, B/S * each) rows of `images`, `points`.
+        draws = rng.random((self.n_subsets, len(images) // each)).argsort(1)[:, :self.n_groups]
         subsets = (draws[..., None] * each + np.arange(each)).reshape(self.n_subsets, -1)
         values = (self.losses(criterion, points, images, subsets, rng) if criterion is not None
                   else self.distance(points, torch.from_numpy(subsets)).numpy())

@@ -15,9 +15,9 @@ from datasampler.base import BatchSampler, spread
 class Sampler(BatchSampler):
     def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
                  unique: bool):
-        super().__init__(labels, batch_size=batch_size, seed=seed)
-        assert batch_size % samples_per_class == 0
-        self.samples_per_class, self.unique = samples_per_class, unique
+        super().__init__(labels, batch_size=batch_size, samples_per_class=samples_per_class,
+                         seed=seed)
+        self.unique = unique
 
     @classmethod
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
@@ -25,11 +25,11 @@ class Sampler(BatchSampler):
                    seed=opt.seed, unique=name == "class_random_unique")
 
     def draw(self, rng: np.random.Generator, snapshot: None) -> np.ndarray:
-        n = self.batch_size // self.samples_per_class
         if not self.unique:
-            classes = self.random_classes(rng, n)
+            classes = self.random_classes(rng, self.n_groups)
             return self.images_of(rng, classes, self.samples_per_class).ravel()
-        classes, times = np.unique(spread(rng, len(self.counts), n), return_counts=True)
+        classes, times = np.unique(spread(rng, len(self.counts), self.n_groups),
+                                   return_counts=True)
         images = [self.members[self.starts[classes[i]] + spread(
                       rng, self.counts[classes[i]], times[i] * self.samples_per_class)]
                   for i in rng.permutation(len(classes))]

@@ -20,11 +20,10 @@ from datasampler.storage import Storage, pairwise_squared_distances
 
 
 class Sampler(BatchSampler):
-    def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
-                 exponent: float, storage: Storage):
-        super().__init__(labels, batch_size=batch_size, seed=seed, storage=storage)
-        assert batch_size % samples_per_class == 0
-        self.samples_per_class, self.exponent = samples_per_class, exponent
+    def __init__(self, labels: np.ndarray, *, exponent: float, **shared):
+        """shared: see `BatchSampler`."""
+        super().__init__(labels, **shared)
+        self.exponent = exponent
 
     @classmethod
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
@@ -35,8 +34,7 @@ class Sampler(BatchSampler):
     def draw(self, rng: np.random.Generator, snapshot: Tensor) -> np.ndarray:
         images = self.storage.candidates(rng)
         points = self.storage.points(rng, snapshot, images)
-        n = self.batch_size // self.samples_per_class
-        chosen = images[coreset(rng, points, n, self.exponent)]
+        chosen = images[coreset(rng, points, self.n_groups, self.exponent)]
         return self.filled_up(rng, chosen, self.samples_per_class)
 
 

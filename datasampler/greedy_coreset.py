@@ -23,31 +23,27 @@ SOFTENED_PERCENTILE = 97
 
 
 class Sampler(BatchSampler):
-    def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
-                 full: bool, measure: str, softened: bool, storage: Storage):
-        super().__init__(labels, batch_size=batch_size, seed=seed, storage=storage)
-        assert full or batch_size % samples_per_class == 0
-        self.samples_per_class, self.full = samples_per_class, full
-        self.measure, self.softened = measure, softened
+    def __init__(self, labels: np.ndarray, *, full: bool, measure: str, softened: bool, **shared):
+        """shared: see `BatchSampler`."""
+        super().__init__(labels, **shared)
+        self.full, self.measure, self.softened = full, measure, softened
 
     @classmethod
     def from_opt(cls, name: str, opt, dataset) -> Sampler:
         full = name == "full_greedy_coreset"
-        return cls(dataset.labels, batch_size=opt.bs, samples_per_class=opt.samples_per_class,
-                   seed=opt.seed, full=full, measure=opt.data_sim_measure if full else "euclidean",
+        return cls(dataset.labels, batch_size=opt.bs, seed=opt.seed, full=full,
+                   samples_per_class=1 if full else opt.samples_per_class,
+                   measure=opt.data_sim_measure if full else "euclidean",
                    softened=opt.data_gc_softened, storage=Storage.from_opt(opt, dataset))
 
     def draw(self, rng: np.random.Generator, snapshot: Tensor) -> np.ndarray:
         images = self.storage.candidates(rng)
         points = self.storage.points(rng, snapshot, images)
         distances = MEASURES[self.measure](points).numpy()
-        if self.full:
-            chosen = images[coreset(rng, distances, self.batch_size - 1, self.softened)]
-            partner = self.images_of(rng, self.class_of[rng.choice(chosen, 1)], 1)
-            return np.append(chosen, partner)
-        n = self.batch_size // self.samples_per_class
+        n = self.batch_size - 1 if self.full else self.n_groups
         chosen = images[coreset(rng, distances, n, self.softened)]
-        return self.filled_up(rng, chosen, self.samples_per_class)
+        return (self.with_partner(rng, chosen) if self.full else
+                self.filled_up(rng, chosen, self.samples_per_class))
 
 
 def coreset(rng: np.random.Generator, distances: np.ndarray, n: int, softened: bool) -> np.ndarray:
@@ -66,12 +62,8 @@ def coreset(rng: np.random.Generator, distances: np.ndarray, n: int, softened: b
     return np.array(chosen)
 
 
-def squared(points: Tensor) -> Tensor:
-    return pairwise_squared_distances(points)
-
-
 def root(points: Tensor) -> Tensor:
-    return squared(points).sqrt()
+    return pairwise_squared_distances(points).sqrt()
 
 
 def cosine(points: Tensor) -> Tensor:
@@ -79,4 +71,4 @@ def cosine(points: Tensor) -> Tensor:
     return 1 - unit @ unit.T
 
 
-MEASURES = {"euclidean": squared, "square": root, "cosine": cosine}
+MEASURES = {"euclidean": pairwise_squared_distances, "square": root, "cosine": cosine}
