@@ -79,7 +79,7 @@ class Training:
         self.loader = Loader(self.training_set, opt, self.device, self.sampler)
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device)
         self.between_steps = features.Run(
-            self.network, self.loader, Loader(self.splits["training_main_view"], opt, self.device),
+            self.network, self.loader, Loader(self.splits["evaluation_train"], opt, self.device),
             self.optimiser)
         if opt.compile:
             setup.compile_parts(self.device, self.network, *self.objective)
@@ -239,7 +239,7 @@ class Training:
     def fill_storage(self) -> None:
         """Embeds every training image for samplers that choose batches by embeddings."""
         if self.sampler.uses_storage:
-            loader = Loader(self.splits["training_unaugmented"], self.opt, self.device)
+            loader = Loader(self.splits["evaluation"], self.opt, self.device)
             self.sampler.fill(embed(self.network, loader, [self.stored_head]))
             loader.close()
 

@@ -66,7 +66,7 @@ class Identity:
 
     def __init__(self, splits: dict[str, Dataset]):
         self.splits = {name: split for name, split in splits.items()
-                       if not name.startswith("training_")}     # which repeat the training images
+                       if not name.startswith("evaluation")}    # which repeat the training images
 
     def state_dict(self) -> dict[str, list]:
         return {name: [len(split), split.digest] for name, split in self.splits.items()}
@@ -84,7 +84,7 @@ def select(name: str, opt) -> dict[str, Dataset]:
     """The splits of the dataset called `name`.
 
     training; testing; validation with `--train_val_split` below 1; the training images once more
-    as training_unaugmented (the test transform) and training_main_view (the main view alone).
+    as evaluation (the test transform) and evaluation_train (the main view alone).
     in-shop also has testing_query and testing_gallery, the parts of testing, and likewise for
     validation. UserError for a missing folder, an empty class or split, or too few training images
     for a batch, unless `--evaluate_only` is given.

@@ -51,8 +51,8 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if opt.cache == "gpu":
         common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
     views = training_transforms(opt)
-    for split, chosen in (("training", views), ("training_unaugmented", unaugmented),
-                          ("training_main_view", Transforms(views.main))):
+    for split, chosen in (("training", views), ("evaluation", unaugmented),
+                          ("evaluation_train", Transforms(views.main))):
         splits[split] = Dataset(name, training.paths, training.labels, training.class_names,
                                 chosen, **common)
     return splits

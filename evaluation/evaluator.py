@@ -73,7 +73,7 @@ class Evaluator:
                                      for part in ("query", "gallery")))
             return Split(name, Loader(data[key], opt, device)) if key in data else None
 
-        splits = [split("Train", "training_unaugmented") if opt.train_metrics else None,
+        splits = [split("Train", "evaluation") if opt.train_metrics else None,
                   split("Val", "validation"), split("Test", "testing")]
         device_of_metrics = torch.device("cpu" if opt.evaluate_on_cpu else device)
         names = [*opt.evaluation_metrics, *opt.storage_metrics]

@@ -284,7 +284,7 @@ def test_features_see_training_images_as_training_augments_them(tree):
     """Each once, in file order, beside the batches that the sampler draws."""
     training = runs.assembled(tree, *SMALLEST, "--diva_features", "dc")
     run = training.between_steps
-    assert run.training_images.dataset is training.splits["training_main_view"]
+    assert run.training_images.dataset is training.splits["evaluation_train"]
     assert run.network is training.network and run.training is training.loader
     assert run.optimiser is training.optimiser
     indices = torch.cat([batch.indices for batch in run.training_images.epoch(0)])

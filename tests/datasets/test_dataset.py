@@ -28,7 +28,7 @@ def test_views_are_made_for_the_features_that_read_them(select):
         assert (item.labels, item.indices, item.rotations) == (1, 5, 1)
         assert {item.labels.dtype, item.indices.dtype, item.rotations.dtype} == {torch.int64}
         assert item.images.shape == (3, 24, 24) and item.images.dtype == torch.uint8
-        for name in ("training_unaugmented", "training_main_view", "testing"):
+        for name in ("evaluation", "evaluation_train", "testing"):
             item = splits[name][5, 0]
             assert item.second_views is None and item.rotated_views is None
 
@@ -41,7 +41,7 @@ def test_the_views_of_an_image_differ_and_evaluation_does_not(select):
     again = splits["training"][2, 1]
     assert torch.equal(again.images, first.images)
     assert torch.equal(again.second_views, first.second_views)
-    for name, same in (("training_unaugmented", True), ("training_main_view", False)):
+    for name, same in (("evaluation", True), ("evaluation_train", False)):
         assert torch.equal(splits[name][2, 1].images, splits[name][2, 2].images) == same
 
 
@@ -71,11 +71,11 @@ def test_an_augmentation_acts_on_the_views_that_it_names(select, given, main_cha
 def test_realistic_main_augmentation_wins_and_training_images_are_embedded_by_it(select):
     given = {"realistic_main_augmentation": True, "diva_features": ["selfsimilarity"]}
     alone, with_red = select(**given), select(augmentation="red", **given)
-    for split in ("training", "training_main_view"):
+    for split in ("training", "evaluation_train"):
         for seed in range(3):
             assert torch.equal(alone[split][1, seed].images, with_red[split][1, seed].images)
             assert torch.equal(alone["training"][1, seed].images,
-                               alone["training_main_view"][1, seed].images)
+                               alone["evaluation_train"][1, seed].images)
     assert torch.equal(alone["testing"][0, 0].images, select()["testing"][0, 0].images)
 
 

@@ -44,7 +44,7 @@ def both(tree, split, **given):
     return dataset, *batches
 
 
-@pytest.mark.parametrize("split", ["training", "training_unaugmented"])
+@pytest.mark.parametrize("split", ["training", "evaluation"])
 @pytest.mark.parametrize(("given", "coloured"), [
     ({}, ()), ({"augmentation": "red"}, ()), ({"arch": "bninception"}, ()),
     ({"augmentation": "adv"}, ("images", "second_views")),
@@ -88,7 +88,7 @@ def test_the_three_training_splits_share_one_cache_and_testing_has_none(tree, ca
     opt = trees.options(tree, cache="gpu")
     splits = datasets.select("cub200", opt)
     caches = [Loader(splits[name], opt, "cpu").cache
-              for name in ("training", "training_unaugmented", "training_main_view")]
+              for name in ("training", "evaluation", "evaluation_train")]
     assert caches[0] is caches[1] is caches[2]
     assert capsys.readouterr().out.count("--cache gpu: 10 decoded images need") == 1
     assert Loader(splits["testing"], opt, "cpu").cache is None

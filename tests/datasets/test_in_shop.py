@@ -11,7 +11,7 @@ def test_queries_and_gallery_share_their_labels(tmp_path):
     splits = datasets.select("in-shop", trees.options(tmp_path))
     assert {name: len(split) for name, split in splits.items()} == {
         "training": 12, "testing_query": 6, "testing_gallery": 6, "testing": 12,
-        "training_unaugmented": 12, "training_main_view": 12}
+        "evaluation": 12, "evaluation_train": 12}
     query, gallery = splits["testing_query"], splits["testing_gallery"]
     assert query.class_names == gallery.class_names == [
         "id_00000004", "id_00000005", "id_00000006"]

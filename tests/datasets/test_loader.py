@@ -110,7 +110,7 @@ def test_a_cache_in_memory_is_filled_at_once_with_what_loaders_read(tmp_path, ca
     assert said.count("--cache ram: ") == said.count(f"{n_images} decoded images need") == 1
     wanted = {name: list(Loader(split, opt, "cpu").epoch(0)) for name, split in splits.items()}
     for split in ("validation_query", "validation_gallery", "testing_query", "testing_gallery",
-                  *["training", "training_unaugmented", "training_main_view"] * (n_images == 48)):
+                  *["training", "evaluation", "evaluation_train"] * (n_images == 48)):
         for path in splits[split].paths:
             os.path.exists(path) and os.remove(path)
         assert same(Loader(splits[split], opt, "cpu").epoch(0), wanted[split])
@@ -225,9 +225,9 @@ def test_the_global_random_state_is_left_alone(load, kernels):
 
 
 def test_a_loader_works_inside_autocast_and_inference_mode(load):
-    wanted = list(load("training_unaugmented").epoch(0))
+    wanted = list(load("evaluation").epoch(0))
     with torch.inference_mode(), torch.autocast("cpu"):
-        assert same(load("training_unaugmented").epoch(0), wanted)
+        assert same(load("evaluation").epoch(0), wanted)
 
 
 SCRIPT = """

@@ -21,8 +21,8 @@ def test_a_division_keeps_the_share_and_spaces_it_evenly(n, share):
 def test_training_images_come_three_times_and_labels_start_at_zero(tmp_path):
     trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4)
     splits = datasets.select("cub200", trees.options(tmp_path))
-    assert list(splits) == ["training", "testing", "training_unaugmented", "training_main_view"]
-    for name in ("training_unaugmented", "training_main_view"):
+    assert list(splits) == ["training", "testing", "evaluation", "evaluation_train"]
+    for name in ("evaluation", "evaluation_train"):
         assert splits[name].paths == splits["training"].paths
         assert splits[name].labels.tolist() == splits["training"].labels.tolist()
     for split in splits.values():
@@ -43,7 +43,7 @@ def test_validation_by_samples_takes_evenly_from_each_class(tmp_path):
     assert validation.class_names == ["001.Class_1"]
     assert [path[-6:] for path in validation.paths] == ["01.jpg", "03.jpg"]
     assert validation.labels.tolist() == [0, 0]
-    assert splits["training_unaugmented"].paths == training.paths
+    assert splits["evaluation"].paths == training.paths
 
 
 def test_validation_by_class(tmp_path):

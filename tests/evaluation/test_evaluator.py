@@ -252,9 +252,9 @@ def test_closing_ends_the_loaders(build):
 
 
 @pytest.mark.parametrize(("keys", "train_metrics", "names"), [
-    (("testing", "training_unaugmented"), False, ["Test"]),
-    (("testing", "training_unaugmented"), True, ["Train", "Test"]),
-    (("testing", "training_unaugmented", "validation"), False, ["Val", "Test"]),
+    (("testing", "evaluation"), False, ["Test"]),
+    (("testing", "evaluation"), True, ["Train", "Test"]),
+    (("testing", "evaluation", "validation"), False, ["Val", "Test"]),
     (("testing", "testing_query", "testing_gallery"), False, ["Test"])])
 def test_which_splits_are_evaluated(make_opt, monkeypatch, keys, train_metrics, names):
     monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
