@@ -67,6 +67,7 @@ class Training:
         self.training_set = self.splits["training"]
         saved = opt.resume and run_folder.last(opt.resume)
         self.network = architectures.select(opt.arch, opt, pretrained=not saved).to(self.device)
+        self.identity = datasets.Identity(self.splits, self.network.trained_on)
         self.objective = features.assemble(
             opt, network=self.network, n_classes=self.training_set.n_classes,
             n_samples=len(self.training_set)).to(self.device)
@@ -216,7 +217,7 @@ class Training:
             checkpoint.save_same(
                 [self.folder / run_folder.checkpoint_name(*name) for name in better],
                 {"state_dict": self.network.state_dict(), "epoch": epoch,
-                 "options": parameters.public(self.opt)})
+                 "data": self.identity.state_dict(), "options": parameters.public(self.opt)})
             self.last_state.save(self.state_dict(), self.epoch)
 
     def state_dict(self) -> dict:
@@ -231,7 +232,7 @@ class Training:
             part.load_state_dict(state[name])
 
     def stateful(self) -> dict:
-        return {"data": datasets.Identity(self.splits), "state_dict": self.network,
+        return {"data": self.identity, "state_dict": self.network,
                 "objective": self.objective, "sampler": self.sampler, "optimiser": self.optimiser,
                 "scheduler": self.scheduler, "scaler": self.scaling.scaler, "logger": self.logger,
                 "evaluator": self.evaluator, "random": checkpoint.RandomState}

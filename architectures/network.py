@@ -29,6 +29,8 @@ class Network(nn.Module):
     """images (B, 3, H, W) -> ({feature: (B, embed_dim)}, trunk (B, feature_dim)), all float32.
 
     `precision` is the number format in which the backbone computes, None for that of its weights.
+    `trained_on` tells which classes the weights were trained on beside ImageNet's, as {dataset's
+    name: class names}; None where their file does not say.
     """
 
     def __init__(self, backbone: backbones.Pooled, feature_dim: int, *, features: list[str],
@@ -39,6 +41,7 @@ class Network(nn.Module):
         self.model, self.pool = backbone.model, backbone.pool
         self.feature_dim, self.frozen, self.normalize = feature_dim, frozen, normalize
         self.precision = precision
+        self.trained_on: dict[str, list[str]] | None = {}
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
         for feature, head in self.heads.items():

@@ -29,7 +29,8 @@ def test_training_images_come_three_times_and_labels_start_at_zero(tmp_path):
         assert split.labels.dtype == np.int64 and split.n_classes == 3 and split.name == "cub200"
         assert split.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert not set(splits["training"].paths) & set(splits["testing"].paths)
-    assert set(datasets.Identity(splits).state_dict()) == {"training", "testing"}
+    assert set(datasets.Identity(splits, {}).state_dict()) == {
+        "training", "testing", "trained_on"}
 
 
 def test_validation_by_samples_takes_evenly_from_each_class(tmp_path):
