@@ -104,7 +104,8 @@ ARCHITECTURES = (
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
     Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
     Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
-         "download"),
+         "download, or a run's checkpoint: a new run starts from its trunk, and from its heads of "
+         "the same feature and --embed_dim"),
 )
 
 DATASAMPLER = (

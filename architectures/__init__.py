@@ -71,8 +71,8 @@ def check(arch: str) -> None:
 
 
 def select(arch: str, opt, *, pretrained: bool = True):
-    """The Network that `arch` names, with ImageNet weights unless `--not_pretrained` is given or
-    other weights will be loaded (pretrained=False).
+    """The Network that `arch` names, with the weights of `--weights_path` or ImageNet's, unless
+    `--not_pretrained` is given or other weights will be loaded (pretrained=False).
 
     UserError for a backbone that does not exist, one that cannot take images of `--crop_size`,
     and weights that cannot be had or do not fit.

@@ -53,11 +53,12 @@ class Network(nn.Module):
         name = arch.backbone
         backbone = backbones.build(name)
         feature_dim = backbones.feature_dim(backbone, name, opt.crop_size)
+        network = cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
+                      frozen=arch.frozen, normalize=arch.normalize,
+                      precision=PRECISIONS[opt.precision])
         if pretrained and not opt.not_pretrained:
-            weights.initialise(backbone.model, name, opt.weights_path)
-        return cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
-                   frozen=arch.frozen, normalize=arch.normalize,
-                   precision=PRECISIONS[opt.precision])
+            weights.initialise(network, name, opt.weights_path)
+        return network
 
     @property
     def heads(self) -> nn.ModuleDict:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from architectures import backbones, original
+from architectures import backbones, original, parse
 from utilities.errors import refuse
 
 TIMEOUT = 30        # seconds without an answer
 WEIGHTS = "a state dict saved by torch.save"
+HEAD = re.compile(r"model\.last_linear\.(\w+)\.(?:weight|bias)")   # in a state dict of a Network
 # `denselayer1.norm.1.weight`, as older files have it, is `denselayer1.norm1.weight` now.
 OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -39,20 +40,62 @@ class Checkpoint(NamedTuple):
     trained_on: dict[str, list[str]] | None
 
 
-def initialise(model: nn.Module, name: str, path: str | None) -> None:
-    """Gives the backbone `name` its ImageNet weights, from the file `path` or else fetched.
+def initialise(network: nn.Module, name: str, path: str | None) -> None:
+    """Gives a Network with the backbone `name` the weights that its training starts from: those of
+    a run where the file `path` is its checkpoint, otherwise ImageNet's, from `path` or fetched.
 
-    Classifiers in the file are left out. UserError where the file is missing or does not fit.
+    Classifiers of ImageNet are left out. UserError where the file is missing or does not fit.
     """
+    own_heads = {key: tensor for key, tensor in network.state_dict().items() if feature_of(key)}
     if path:
         flag, source = "--weights_path", repr(path)
-        tensors = read_checkpoint(path, flag, WEIGHTS).tensors
+        checkpoint = read_checkpoint(path, flag, f"{WEIGHTS}, or a run's checkpoint")
+        if any(map(feature_of, checkpoint.tensors)):
+            return continue_from(checkpoint, source, network, name, own_heads)
+        tensors = checkpoint.tensors
     else:
         url = backbones.weights_url(name)
         flag, source, tensors = "--arch", url, fetch(url, name)
     if "densenet" in name:
         tensors = {OLDER_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
-    fit(model, tensors, flag=flag, source=source, dropped=backbones.DROPPED)
+    fit(network.model,
+        tensors | {key.removeprefix("model."): tensor for key, tensor in own_heads.items()},
+        flag=flag, source=source, dropped=backbones.DROPPED)
+
+
+def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name: str,
+                  own_heads: dict[str, Tensor]) -> None:
+    """Gives `network` the trunk of a run's `checkpoint`, and its heads where feature and size are
+    those of `own_heads`; prints which. UserError where the backbone is not `name`."""
+    trained = parse(str(checkpoint.options.get("arch", name))).backbone
+    if trained != name:
+        refuse("--weights_path", f"{source} holds a {trained}, but --arch asks for {name}",
+               f"weights of {name}, or --arch {trained} with any suffixes")
+    stored, wanted = sizes(checkpoint.tensors), sizes(own_heads)
+    taken = [feature for feature in wanted if wanted[feature] == stored.get(feature)]
+    tensors = {key: tensor for key, tensor in checkpoint.tensors.items()
+               if feature_of(key) in (None, *taken)}
+    fit(network, own_heads | tensors, flag="--weights_path", source=source)
+    network.trained_on = checkpoint.trained_on
+    left = [f"head {feature} ({size} dimensions, not {wanted[feature]})" if feature in wanted else
+            f"head {feature} (not among --diva_features)"
+            for feature, size in stored.items() if feature not in taken]
+    new = [f"head {feature}" for feature in wanted if feature not in taken]
+    print(f"--weights_path: taken from {source}: "
+          + ", ".join(["trunk", *(f"head {feature}" for feature in taken)])
+          + "; not taken: " * bool(left) + ", ".join(left)
+          + "; new: " + ", ".join([*new, "criteria", "optimiser"]), flush=True)
+
+
+def feature_of(key: str) -> str | None:
+    """The feature to whose head the entry `key` of a Network's state dict belongs."""
+    match = HEAD.fullmatch(key)
+    return match and match[1]
+
+
+def sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """{feature: dimensions of its embedding} of the heads in a Network's state dict."""
+    return {feature: len(tensor) for key, tensor in tensors.items() if (feature := feature_of(key))}
 
 
 def fetch(url: str, name: str) -> dict[str, Tensor]:
