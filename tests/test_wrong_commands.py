@@ -378,6 +378,10 @@ WRONG = [
     ("--checkpoint c.pth.tar",
      "--checkpoint: 'c.pth.tar' given without --evaluate_only; accepted: --evaluate_only "
      "--checkpoint <file>, or --resume <run folder> to train on"),
+    ("--evaluate_only --checkpoint \"\"",
+     "--checkpoint: '' given; accepted: a path"),
+    ("--weights_path w.pth --weights_path",
+     "--weights_path: expected one argument; accepted: a text"),
     ("--evaluate_only --checkpoint c.pth.tar --check_data",
      "--check_data: given with --evaluate_only; accepted: one of them"),
     ("--resume no_such_folder",
