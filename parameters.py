@@ -70,8 +70,9 @@ DATASETS = (
          "online_products, in-shop, glyphs (made on first use), or any other with "
          "images/<class>/<files>"),
     Flag("--source_path", str, os.getcwd() + "/../../Datasets", "folder that holds the datasets"),
-    Flag("--train_val_split", float, 1, "share of each training class to train on; the rest is a "
-         "validation split, on which checkpoints are chosen; 1: none, they are chosen on test",
+    Flag("--train_val_split", float, 1, "share of each training class to train on; the rest (of a "
+         "class two images or more, or none) is a validation split, on which checkpoints are "
+         "chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "

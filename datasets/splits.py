@@ -91,7 +91,8 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
         if split.startswith("validation"):
             which = " (every second image of a held-out class)" * split.endswith("_query")
             refuse("--train_val_split", f"{share} leaves nothing for {split}{which}",
-                   "1 for no validation split, or a smaller share")
+                   "1 for no validation split, or a smaller share, or a share of the classes by "
+                   "--train_val_split_by_class")
         raise UserError(f"--dataset: no image in the {split} split of {str(folder)!r}; at least 1 "
                         "is needed")
 
@@ -120,8 +121,9 @@ def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
 
 
 def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> dict[str, Samples]:
-    """Moves all but `share` of the training images, or classes, into a validation split."""
-    samples = dict(samples)
+    """Moves all but `share` of the training images, or classes, into a validation split, and prints
+    the share of the images that stays."""
+    samples, n_images = dict(samples), len(samples["training"])
     in_shop = "testing_query" in samples
     if share < 1:
         by_label = {}
@@ -129,9 +131,10 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
             by_label.setdefault(sample[1], []).append(sample)
         groups = list(by_label.values())
         if by_class or in_shop:
-            training, held_out = divide(groups, share)
+            training, held_out = divide(groups, max(1, round(share * len(groups))))
         else:
-            divided = [divide(group, share) for group in groups]
+            divided = [divide(group, len(group) - n_held_out(len(group), share))
+                       for group in groups]
             training, held_out = [kept for kept, _ in divided], [rest for _, rest in divided]
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
@@ -139,6 +142,9 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
                 samples[f"validation_{part}"] = [x for group in held_out for x in group[start::2]]
         else:
             samples["validation"] = list(chain.from_iterable(held_out))
+        n_training = len(samples["training"])
+        print(f"--train_val_split {share:g}: {n_training:,} of {n_images:,} training images stay, a "
+              f"share of {n_training / max(1, n_images):.3f}", flush=True)
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
@@ -146,10 +152,19 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     return samples
 
 
-def divide(items: Sequence, share: float) -> tuple[list, list]:
-    """round(share * n) of the n items, at least one, as evenly spaced as possible; the others."""
+def n_held_out(n: int, share: float) -> int:
+    """How many of a class's n images validate. A single one would be a query with nothing to find:
+    instead of it two go where at least two then stay in training, otherwise none. One image always
+    stays in training."""
+    held_out = min(round((1 - share) * n), n - 1)
+    if held_out == 1:
+        return 2 if n >= 4 else 0
+    return held_out
+
+
+def divide(items: Sequence, k: int) -> tuple[list, list]:
+    """k of the items, as evenly spaced as possible; the others."""
     n = len(items)
-    k = max(1, round(share * n))
     kept = {(2 * i + 1) * n // (2 * k) for i in range(k)}
     return ([item for i, item in enumerate(items) if i in kept],
             [item for i, item in enumerate(items) if i not in kept])
