@@ -143,8 +143,8 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
         else:
             samples["validation"] = list(chain.from_iterable(held_out))
         n_training = len(samples["training"])
-        print(f"--train_val_split {share:g}: {n_training:,} of {n_images:,} training images stay, a "
-              f"share of {n_training / max(1, n_images):.3f}", flush=True)
+        print(f"--train_val_split {share:g}: {n_training:,} of {n_images:,} training images stay, "
+              f"a share of {n_training / max(1, n_images):.3f}", flush=True)
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]

@@ -27,9 +27,9 @@ def calls(monkeypatch):
     made = {"search": [], "k_means": [], "whole": 0}
     nearest, k_means, in_gallery = measuring.nearest, measuring.k_means, ranking.in_gallery
 
-    def counted_nearest(queries, gallery, k):
+    def counted_nearest(queries, gallery, k, **given):
         made["search"].append(k)
-        return nearest(queries, gallery, k)
+        return nearest(queries, gallery, k, **given)
 
     def counted_k_means(features, k):
         made["k_means"].append(k)
