@@ -649,8 +649,7 @@ def _settle_evaluation(opt: Namespace) -> None:
     narrowest = opt.embed_dim * min(evaltypes.n_heads(name, opt.diva_features)
                                     for name in opt.evaltypes)
     for name in (*opt.evaluation_metrics, *opt.storage_metrics):
-        family, argument = metrics.parse(name)
-        if family == "rho_spectrum" and abs(argument) >= narrowest:
+        if metrics.n_singular_values(name) >= narrowest:
             refuse("--evaluation_metrics", f"{name!r} leaves no singular value of embeddings of "
                    f"{narrowest} dimensions", f"up to rho_spectrum@{narrowest - 1}")
 

@@ -88,6 +88,12 @@ def is_score(name: str) -> bool:
     return parse(name)[0] not in DESCRIPTIVE
 
 
+def n_singular_values(name: str) -> int:
+    """How many singular values of the features `name` needs to be defined."""
+    family, argument = parse(name)
+    return abs(argument) if family == "rho_spectrum" else 0
+
+
 class Metric(NamedTuple):
     """`name` is measured by `module`, in its form `variant`, of L2-normalised features or not."""
 
@@ -160,3 +166,15 @@ def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None
     from metrics import measuring
 
     return measuring.table_depth([select(name) for name in names], labels, gallery_labels)
+
+
+def n_without_positive(labels: Tensor, gallery_labels: Tensor | None = None,
+                       own: Tensor | None = None) -> int:
+    """How many queries have no other image of their class to find.
+
+    labels (N,), gallery_labels (M,) integers; own: as in `compute`. Such a query is a miss in
+    recall, mAP, mAP_c, mAP_1000 and mAP_lim, and left out of mAP_r and r_precision.
+    """
+    from metrics import measuring
+
+    return measuring.n_without_positive(labels, gallery_labels, own)

@@ -85,6 +85,13 @@ def table_depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
     return max((depth for depth in depths if depth <= DEEPEST_TABLE), default=0)
 
 
+def n_without_positive(labels, gallery_labels, own) -> int:
+    """See `metrics.n_without_positive`."""
+    labels = _integers(labels, "cpu")
+    gallery_labels = None if gallery_labels is None else _integers(gallery_labels, "cpu")
+    return int((ranking.Classes.count(labels, gallery_labels, own).relevant == 0).sum())
+
+
 def _depths(selected: Iterable[Metric], gallery_labels: Tensor, most: int) -> dict[Metric, int]:
     """How many neighbours each metric looks at, out of `most`."""
     largest = int(gallery_labels.unique(return_counts=True)[1].max())

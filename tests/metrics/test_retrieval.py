@@ -100,6 +100,13 @@ def test_a_query_that_the_gallery_holds_under_another_class_misses_nothing(way):
     assert values == {"e_recall@1": 1, "mAP_r": 1, "mAP": 1}
 
 
+def test_queries_without_a_positive_are_those_that_have_no_other_image_of_their_class():
+    labels = torch.tensor([1, 1, 2, 3])
+    assert metrics.n_without_positive(labels) == 2
+    assert metrics.n_without_positive(labels.numpy(), [1, 2]) == 1
+    assert metrics.n_without_positive(labels, torch.tensor([1, 2]), own=[0, -1, 1, -1]) == 3
+
+
 def test_in_shop_relevant_images_are_those_of_the_gallery(way):
     features = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
     labels = torch.tensor([0, 0, 0, 1])
@@ -173,6 +180,17 @@ def test_agrees_with_pytorch_metric_learning(lone):
     values = metrics.compute(["mAP_r", "r_precision"], features, labels)
     assert values["mAP_r"] == pytest.approx(expected["mean_average_precision_at_r"], abs=1e-5)
     assert values["r_precision"] == pytest.approx(expected["r_precision"], abs=1e-5)
+
+
+def test_a_lone_query_is_a_miss_in_recall_where_pytorch_metric_learning_drops_it():
+    features, labels = data(200, classes=20)
+    labels[:7] = torch.arange(900, 907)
+    oracle = AccuracyCalculator(include=("precision_at_1",), device=torch.device("cpu"))
+    expected = oracle.get_accuracy(features, labels)["precision_at_1"]
+    found = metrics.compute(["e_recall@1"], features, labels)["e_recall@1"]
+    lone = metrics.n_without_positive(labels)
+    assert lone == 7 + ((labels[:, None] == labels).sum(1)[7:] == 1).sum()
+    assert found == pytest.approx(expected * (200 - lone) / 200)
 
 
 def test_a_perfect_ranking_scores_as_the_definitions_say(way):
