@@ -284,7 +284,7 @@ def from_opt(make_opt, monkeypatch):
     monkeypatch.setattr("evaluation.evaluator.Loader",
                         lambda dataset, _opt, _device: Namespace(dataset=dataset))
     data = {key: Namespace(key=key, paths=[f"{key}_1", f"{key}_2"], labels=np.array([0, 0]))
-            for key in ("training_unaugmented", "validation", "testing", "testing_query",
+            for key in ("evaluation", "validation", "testing", "testing_query",
                         "testing_gallery")}
     return lambda keys, device, *argv: Evaluator.from_opt(
         make_opt(*argv), {key: data[key] for key in keys}, device)
