@@ -86,8 +86,9 @@ def test_what_is_only_evaluated_may_have_lone_queries_alone(tmp_path, capsys):
     checkpoint = runs.train(tmp_path) / "checkpoint_last.pth.tar"
     (tmp_path / "data" / "tiny").rename(tmp_path / "data" / "first")
     lonely(tmp_path, 4, 5, 6)
+    (tmp_path / "data" / "tiny").rename(tmp_path / "data" / "other")
     capsys.readouterr()
-    words = ["--evaluate_only", "--checkpoint", str(checkpoint)]
+    words = ["--evaluate_only", "--checkpoint", str(checkpoint), "--dataset", "other"]
     assert diva_main.main(parameters.read_arguments(words)) == 0
     assert capsys.readouterr().out.startswith(line("Test", 3, 3))
 
