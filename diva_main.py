@@ -111,10 +111,11 @@ class Training:
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
             self.flush()
-            bad = self.monitor.cause_of(error)
-            if bad is None:
+            explained = self.monitor.explain(error, self.folder, self.epoch,
+                                             self.training_set.paths)
+            if explained is None:
                 raise
-            raise bad.report(self.folder, self.epoch, self.training_set.paths) from error
+            raise explained from error
         except Interrupted as stop:
             print(f"\nStopped by {stop} after {self.epoch} whole epochs. Go on with:\n"
                   f"    {run_folder.resume_command(self.folder)}", file=sys.stderr)

@@ -14,12 +14,12 @@ get a gradient).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import criteria
 from architectures import Arch, backbones, folding, weights
+from utilities.geometry import unit
 
 # The number format of autocast for each `--precision`, None without autocast.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,7 +83,7 @@ class Network(nn.Module):
         trunk = self.trunk(images)
         embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
         if self.normalize:
-            embeddings = {feature: F.normalize(embedding, dim=-1)
+            embeddings = {feature: unit(embedding)
                           for feature, embedding in embeddings.items()}
         return embeddings, trunk
 

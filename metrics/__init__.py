@@ -132,8 +132,8 @@ def compute(names: list[str], features: Tensor, labels: Tensor, *,
     clusters: centroids (K, D) and the cluster of each image of the union, used instead of k-means,
     also for the L2-normalised features.
     device: where to compute, by default where the features lie.
-    Arrays (`is_array`) are NumPy arrays. UserError when features are not finite, or so large that
-    float32 does not hold their squared distances.
+    Arrays (`is_array`) are NumPy arrays. TrainingError when features are not finite, or so large
+    that float32 does not hold their squared distances.
     """
     from metrics import measuring
 
@@ -150,7 +150,7 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, own: Tensor | None =
     ordered by index. k is reduced to the number of rows that exist. own (N,) integers: the row of
     the gallery that is the query itself, -1 where it holds none; it comes last, at an infinite
     distance, and so only where k is M. device: where to search and where the result lies, by
-    default where the queries lie. UserError when features are not finite.
+    default where the queries lie. TrainingError as in `compute`.
     """
     from metrics import neighbours
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utilities import faiss_gpu
-from utilities.errors import UserError
+from utilities.errors import TrainingError
 from utilities.geometry import unusable_rows
 
 MOST_BY_FAISS = 2048    # the most neighbours that faiss finds on a GPU
@@ -63,13 +63,13 @@ def own_rows(n: int, gallery, own, device) -> Tensor:
 def as_points(features, device: torch.device | str | None = None) -> Tensor:
     """features (N, D), tensor or array -> contiguous float32 on `device`, by default unmoved.
 
-    UserError when rows are not finite, or too large to be compared.
+    TrainingError when rows are not finite, or too large to be compared.
     """
     points = torch.as_tensor(features).detach().to(device, torch.float32).contiguous()
     rows, why = unusable_rows(points)
     if len(rows):
-        raise UserError(f"{len(rows)} of {len(points)} embeddings {why}, the first in row "
-                        f"{int(rows[0])}: cannot measure them")
+        raise TrainingError(f"{len(rows)} of {len(points)} embeddings {why}, the first in row "
+                            f"{int(rows[0])}: cannot measure them")
     return points
 
 

@@ -280,6 +280,24 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, capsys, m
     assert all(value.isfinite().all() for value in last["state_dict"].values())
 
 
+@pytest.mark.parametrize("arch, why", [
+    ("", "so large that float32 does not hold their squared distances"),
+    ("_normalize", "not finite")])
+def test_embeddings_that_diverge_end_the_run_with_its_last_good_checkpoint(
+        tmp_path, capsys, arch, why):
+    """The one step of the second epoch makes the head's weights so large that squares overflow."""
+    words = runs.arguments(tmp_path, "--arch", f"shufflenet_v2_x0_5{arch}", "--optim", "sgd",
+                           "--bs", 16, "--lr", 1e-30, "--fc_lr", 1e-3, "--scheduler", "exp",
+                           "--gamma", 1e25, "--n_epochs", 3)
+    assert main(*words) == 1
+    folder, = runs.folders(tmp_path)
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"diva_main.py: error: epoch 1: the embeddings of 16 of 16 images are "
+                            f"{why}, that of '")
+    assert error.endswith(f"; the last good checkpoint is '{folder}/checkpoint_last.pth.tar'")
+    assert runs.last(folder)["epoch"] == 1
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_the_last_epoch_and_says_how_to_resume(tmp_path, signum):
     process = subprocess.Popen(

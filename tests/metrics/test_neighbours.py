@@ -6,7 +6,7 @@ import torch
 
 import metrics
 from metrics import neighbours
-from utilities.errors import UserError
+from utilities.errors import TrainingError
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_what_cannot_be_compared_is_refused(value, why):
     points = torch.randn(20, 4)
     points[3, 1] = value
     for queries, gallery in ((points, None), (torch.randn(5, 4), points)):
-        with pytest.raises(UserError, match=rf"^1 of 20 embeddings are {why}.*in row 3"):
+        with pytest.raises(TrainingError, match=rf"^1 of 20 embeddings are {why}.*in row 3"):
             metrics.knn(queries, gallery, 2)
 
 
