@@ -298,6 +298,38 @@ def test_embeddings_that_diverge_end_the_run_with_its_last_good_checkpoint(
     assert runs.last(folder)["epoch"] == 1
 
 
+@pytest.mark.parametrize("flag", ["--loss", "--batch_mining"])
+def test_what_a_guest_raises_ends_the_run_after_the_last_whole_epoch_is_saved(
+        tmp_path, capsys, monkeypatch, flag):
+    """It fails in the second of two steps of the second epoch."""
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning import losses, miners
+
+    def dying(base):
+        class Dying(base):
+            steps = 0
+
+            def forward(self, *arguments):
+                self.steps += 1
+                if self.steps == 4:
+                    raise ValueError("too\nmuch")
+                return super().forward(*arguments)
+
+        return Dying
+
+    monkeypatch.setattr(losses, "Dying", dying(losses.TripletMarginLoss), raising=False)
+    monkeypatch.setattr(miners, "Dying", dying(miners.TripletMarginMiner), raising=False)
+    monkeypatch.setattr(miners.Dying, "steps", -3)  # spent where the miner is tried
+    assert main(*runs.arguments(tmp_path, "--n_epochs", 9, "--save_every", 5, flag,
+                                "pml:Dying")) == 1
+    folder, = runs.folders(tmp_path)
+    assert capsys.readouterr().err.splitlines() == [
+        f"diva_main.py: error: epoch 1, step 1: {flag}: pml:Dying fails: too much; accepted: "
+        f"batches that it takes (--data_sampler, --samples_per_class, --bs), or another {flag}; "
+        f"the last good checkpoint is '{folder}/checkpoint_last.pth.tar'"]
+    assert runs.last(folder)["epoch"] == 1
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_the_last_epoch_and_says_how_to_resume(tmp_path, signum):
     process = subprocess.Popen(
