@@ -399,7 +399,8 @@ def resolve(opt: Namespace) -> Namespace:
         flag.check(getattr(opt, name))
     for settle in (_settle_modes, _check_device, _settle_data, _settle_image_size,
                    _settle_batch_mining, _check_features, _settle_decorrelations, _check_sampler,
-                   _check_cutoffs, _check_guests, _settle_evaluation, _settle_output):
+                   _check_batches, _check_cutoffs, _check_guests, _settle_evaluation,
+                   _settle_output):
         settle(opt)
     return opt
 
@@ -596,9 +597,6 @@ def _check_sampler(opt: Namespace) -> None:
     if by_class and opt.bs % opt.samples_per_class:
         refuse("--bs", f"{opt.bs} given, not divisible by --samples_per_class "
                f"{opt.samples_per_class}", "a multiple of it")
-    if by_class and opt.bs == opt.samples_per_class and opt.loss in criteria.TAKES:
-        refuse("--samples_per_class", f"{opt.samples_per_class} given, all of --bs {opt.bs}, "
-               f"but --loss {opt.loss} compares classes", "at most half of --bs")
     if name == "random_semi_class" and opt.bs % 2:
         refuse("--bs", f"{opt.bs} given, but random_semi_class draws pairs", "an even number")
     if name in datasampler.STORAGE and opt.data_batchmatch_bigbs < opt.bs:
@@ -608,6 +606,20 @@ def _check_sampler(opt: Namespace) -> None:
         refuse("--data_sampler", "'criterion_batchmatch' compares by the discriminative "
                f"criterion, but --diva_features is {show(opt.diva_features)}",
                "with discriminative among them")
+
+
+def _check_batches(opt: Namespace) -> None:
+    """Batches must hold what features that are taught by labels compare. Whether guests compare the
+    images of a batch is found out later; losses with proxies do not."""
+    compares = opt.loss in criteria.TAKES or criteria.needs([opt.loss], "pairs")
+    if opt.evaluate_only or not compares:
+        return
+    for name in opt.diva_features:
+        if criteria.needs([name], "labels"):
+            miner = criteria.miner_of(name, opt) if opt.loss in criteria.TAKES else None
+            what = f"--loss {opt.loss}" if name == "discriminative" else f"--diva_features {name}"
+            criteria.check_batches(
+                opt, *batchminer.OTHER_FEWEST.get(miner, batchminer.FEWEST), what)
 
 
 def _check_cutoffs(opt: Namespace) -> None:

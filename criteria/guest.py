@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import criteria
 import datasampler
+from batchminer import FEWEST, OTHER_FEWEST
 from utilities import guests
 from utilities.errors import refuse
 
@@ -44,6 +45,9 @@ class Criterion(nn.Module):
         if learns:
             lr = 5e-4 if lr is None else float(lr)
         criterion = cls(name, loss, batchminer, lr=lr)
+        if batchminer is not None or not criterion.has_vectors(opt.embed_dim):
+            miner = getattr(batchminer, "name", None)
+            criteria.check_batches(opt, *OTHER_FEWEST.get(miner, FEWEST), f"--loss {name}")
         # Here it is not known whether the criterion is for such a feature or the main loss.
         on_tuples = batchminer is not None and criteria.needs(opt.diva_features, "triplets")
         criterion.check_on_batches(opt, n_classes, needs_tuples=on_tuples)
@@ -66,6 +70,11 @@ class Criterion(nn.Module):
             return self.batchminer.raw(embeddings, labels)
         return indices_tuple(self.batchminer.tuples, self.batchminer(embeddings, labels))
 
+    def has_vectors(self, dim: int) -> bool:
+        """Whether it compares a batch with vectors of its own: proxies, or a memory."""
+        return any(tensor.ndim == 2 and dim in tensor.shape
+                   for tensor in itertools.chain(self.parameters(), self.buffers()))
+
     def check_on_batches(self, opt, n_classes: int, *, needs_tuples: bool) -> None:
         """UserError when the loss cannot be computed from random embeddings of every kind of batch
         that `--data_sampler` can draw.
@@ -74,6 +83,8 @@ class Criterion(nn.Module):
         classification losses: `shared` and `intra` would then learn what `discriminative` learns.
         """
         batches = datasampler.examples(opt, n_classes)
+        if criteria.needs(opt.diva_features, "even batch"):
+            batches = {what: labels[:opt.bs // 2] * 2 for what, labels in batches.items()}
         with torch.random.fork_rng(devices=[]):
             for what, labels in batches.items():
                 if fault := self.fault(labels, opt.embed_dim):

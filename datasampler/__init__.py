@@ -27,11 +27,17 @@ STORAGE = {name for name in SAMPLERS if "batchmatch" in name or "coreset" in nam
 BY_CLASS = {"class_random", "class_random_unique"} | STORAGE - {"full_greedy_coreset"}
 
 
+def group_size(opt) -> int:
+    """How many images of a class `--data_sampler` draws together."""
+    if opt.data_sampler in BY_CLASS:
+        return opt.samples_per_class
+    return 2 if opt.data_sampler == "random_semi_class" else 1
+
+
 def examples(opt, n_classes: int) -> dict[str, list[int]]:
     """{what is special about it: the labels of a batch} as `--data_sampler` can draw it, from
     `n_classes` classes; the first is nothing special."""
-    name = opt.data_sampler
-    size = opt.samples_per_class if name in BY_CLASS else 2 if name == "random_semi_class" else 1
+    name, size = opt.data_sampler, group_size(opt)
     groups = [group % n_classes for group in range(opt.bs // size)]
     drawn = {"": groups}
     if name != "class_random_unique":

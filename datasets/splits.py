@@ -32,6 +32,12 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if n_training < opt.bs and not opt.evaluate_only:
         refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
                f"{name}", f"at most {n_training}")
+    if (len(grouped(samples["training"])) < 2 and criteria.needs(opt.diva_features, "labels")
+            and not opt.evaluate_only):
+        refuse("--dataset", f"{name!r} has 1 training class with --train_val_split "
+               f"{opt.train_val_split:g}, but --diva_features {' '.join(opt.diva_features)} learns "
+               "what tells classes apart",
+               "at least 2 training classes, or features that need no labels")
     open_image = images.decode
     if opt.cache == "ram":
         # What loaders read: query and gallery, but not their union.

@@ -224,6 +224,11 @@ def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
     (["--bs", "200"], "--bs: "),
     (["--weights_path", "/nowhere/weights.pth"], "--weights_path: "),
     (["--loss", "pml:NoSuchLoss"], "--loss: "),
+    (["--loss", "pml:NTXentLoss", "--samples_per_class", "1"],
+     "--samples_per_class: 1 given, but --loss pml:NTXentLoss compares images of one class; "),
+    (["--train_val_split", "0.25", "--train_val_split_by_class", "--bs", "4"],
+     "--dataset: 'tiny' has 1 training class with --train_val_split 0.25, but --diva_features "
+     "discriminative learns what tells classes apart; accepted: at least 2 training classes"),
     (["--cache", "gpu", "--device", "auto"], "--cache: "),
 ])
 def test_what_only_assembly_can_refuse_leaves_nothing_behind(tmp_path, capsys, argv, message):

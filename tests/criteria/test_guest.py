@@ -250,6 +250,26 @@ def test_a_loss_that_is_nan_without_positives_is_refused_where_there_may_be_none
     select("NCALoss", {}, "--data_sampler", "rrandom", n_classes=100)
 
 
+ONE_EACH = ("--samples_per_class", 1)
+ALL = ("--samples_per_class", 16)
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "NTXentLoss", "MarginLoss", "NCALoss"])
+@pytest.mark.parametrize("argv, flag", [(ONE_EACH, "--samples_per_class: 1"), (ALL, "--bs: 16")])
+def test_a_loss_on_pairs_needs_batches_with_pairs(select, name, argv, flag):
+    arguments = {"learn_beta": True} if name == "MarginLoss" else {}
+    with pytest.raises(UserError, match=f"^{flag} given, but .*--loss pml:{name} compares"):
+        select(name, arguments, *argv)
+
+
+@pytest.mark.parametrize("name", ["ProxyAnchorLoss", "ArcFaceLoss", "CrossBatchMemory"])
+@pytest.mark.parametrize("argv", [ONE_EACH, ALL])
+def test_a_loss_with_vectors_of_its_own_needs_none_unless_tuples_are_mined(select, x, name, argv):
+    assert select(name, ARGUMENTS.get(name), *argv)(x, LABELS) != 0
+    with pytest.raises(UserError, match=r"given, but .*--loss pml:.* compares"):
+        select(name, ARGUMENTS.get(name), *argv, "--batch_mining", "distance", miner="distance")
+
+
 def test_a_missing_library_is_named(select, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
     with pytest.raises(UserError, match=r"^--loss: 'pml:ContrastiveLoss' needs .* "

@@ -181,3 +181,15 @@ def test_broken_images_are_left_out_named_and_counted(tmp_path, capsys):
     assert said.count("it is empty") == 4
     assert "training keeps 7 of 12 images, 2 of 3 classes" in said
     assert "testing keeps 12 of 13 images, 3 of 3 classes" in said
+
+
+def test_one_training_class_is_refused_where_labels_teach(tmp_path):
+    """The first half of two or three classes."""
+    for n_classes, name in ((2, "two"), (3, "three")):
+        trees.class_folders(tmp_path / name, n_classes)
+        with pytest.raises(UserError, match=rf"^--dataset: '{name}' has 1 training class .* learns "
+                                            r"what tells classes apart; accepted: at least 2 "):
+            datasets.select(name, trees.options(tmp_path, diva_features=["dc", "discriminative"]))
+        for options in ({"diva_features": ["dc", "imrot"]}, {"evaluate_only": True}):
+            splits = datasets.select(name, trees.options(tmp_path, **options))
+            assert splits["training"].n_classes == 1
