@@ -111,11 +111,8 @@ class Training:
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
             self.flush()
-            explained = self.monitor.explain(error, self.folder, self.epoch,
-                                             self.training_set.paths)
-            if explained is None:
-                raise
-            raise explained from error
+            self.monitor.explain(error, self.folder, self.epoch, self.training_set.paths)
+            raise
         except Interrupted as stop:
             print(f"\nStopped by {stop} after {self.epoch} whole epochs. Go on with:\n"
                   f"    {run_folder.resume_command(self.folder)}", file=sys.stderr)

@@ -32,8 +32,8 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if n_training < opt.bs and not opt.evaluate_only:
         refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
                f"{name}", f"at most {n_training}")
-    if (len(grouped(samples["training"])) < 2 and criteria.needs(opt.diva_features, "labels")
-            and not opt.evaluate_only):
+    n_classes = len({label for _, label in samples["training"]})
+    if n_classes < 2 and criteria.needs(opt.diva_features, "labels") and not opt.evaluate_only:
         refuse("--dataset", f"{name!r} has 1 training class with --train_val_split "
                f"{opt.train_val_split:g}, but --diva_features {' '.join(opt.diva_features)} learns "
                "what tells classes apart",

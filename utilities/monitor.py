@@ -106,22 +106,23 @@ class Monitor:
             if not math.isfinite(entry):
                 raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
 
-    def explain(self, error: Exception, folder: Path, epoch: int,
-                paths: Sequence[str]) -> RunError | None:
-        """The error to end the run in `folder` with: what was not finite when `error` came, or a
-        TrainingError; None for another error. It says where, and which checkpoint is good."""
+    def explain(self, error: Exception, folder: Path, epoch: int, paths: Sequence[str]) -> None:
+        """RunError in place of `error` where something was not finite when it came, and for a
+        TrainingError: it says where, and which checkpoint in `folder` is good."""
+        cause = error
         try:
             self.read()
         except NotFinite as bad:
-            error = bad
-        if isinstance(error, NotFinite):
-            text = error.report(folder, epoch, paths)
-        elif isinstance(error, TrainingError):
-            text = f"epoch {epoch}{f', step {self.n_steps}' if error.in_step else ''}: {error}"
+            cause = bad
+        if isinstance(cause, NotFinite):
+            text = cause.report(folder, epoch, paths)
+        elif isinstance(cause, TrainingError):
+            text = f"epoch {epoch}{f', step {self.n_steps}' if cause.in_step else ''}: {cause}"
         else:
-            return None
+            return
         good = last(folder)
-        return RunError(text + (f"; the last good checkpoint is {str(good)!r}" if good else ""))
+        raise RunError(
+            text + (f"; the last good checkpoint is {str(good)!r}" if good else "")) from error
 
     def _not_finite(self, term: str, step: int | None) -> NotFinite:
         batch = [] if step is None else self.batches[step - self.n_steps].tolist()
