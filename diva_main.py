@@ -36,6 +36,7 @@ from utilities.interrupt import Interrupted, Interrupts
 from utilities.logger import Logger
 from utilities.loss_scaling import LossScaling
 from utilities.monitor import Monitor, gradient_statistics
+from utilities.random_streams import stream
 
 
 def main(opt) -> int:
@@ -151,19 +152,20 @@ class Training:
     def train_epoch(self, epoch: int) -> None:
         """One pass over the sampler's batches, by the formula at the top of this file."""
         objective, network, optimiser = self.objective, self.network, self.optimiser
-        network.train()
-        objective.train()
-        for feature in objective:
-            feature.before_epoch(self.between_steps, epoch)
+        with stream(self.opt.seed, epoch, len(self.loader), device=self.device):
+            for feature in objective.train():
+                feature.before_epoch(self.between_steps, epoch)
         if epoch and self.opt.data_idx_full_prec:
             self.fill_storage()
+        network.train()
         monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         groups = [group["params"] for group in optimiser.param_groups]
         bar = tqdm(self.loader.epoch(epoch), f"Epoch {epoch}", len(self.loader), leave=False,
                    disable=None, unit="batch")
         for batch in bar:
             step = features.forward(network, objective, batch)
-            losses = {feature.name: feature.loss(step) for feature in objective}
+            with stream(self.opt.seed, epoch, monitor.n_steps, device=self.device):
+                losses = {feature.name: feature.loss(step) for feature in objective}
             if monitor.n_steps % self.opt.log_every == 0:
                 self.teaching.measure(losses, step)
             total = sum(feature.weight * losses[feature.name] for feature in objective)
@@ -172,10 +174,9 @@ class Training:
             scaled_up = self.scaling.step(optimiser)
             for feature in objective:
                 feature.after_step(step, network)
-            indices = step.batch.indices
-            self.sampler.update(indices, step.embeddings[self.stored_head].detach())
+            self.sampler.update(step.batch.indices, step.embeddings[self.stored_head].detach())
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
-            monitor.add(terms, gradients, indices, scaled_up)
+            monitor.add(terms, gradients, step.batch.indices, scaled_up)
             if monitor.n_steps % self.opt.log_every == 0:
                 monitor.read()
             bar.set_postfix(monitor.progress(self.opt.bs), refresh=False)

@@ -52,6 +52,9 @@ TRAINING = (
     Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
          "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may use TF32 in "
          "convolutions, torch's default", ("fp32", "bf16", "fp16")),
+    Flag("--grad_cache_chunk", int, 0, "images that the network embeds at once, for batches larger "
+         "than memory: each chunk is embedded a second time in the backward pass, the losses see "
+         "the whole batch; 0: the whole batch at once", FROM_0),
     Flag("--channels_last", bool, False, "keep images in memory with their channels last, faster "
          "with bf16 and fp16 on recent GPUs"),
     Flag("--compile", bool, False, "compile the network with torch.compile: the first steps are "

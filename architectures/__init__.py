@@ -101,7 +101,8 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     if opt is None and not stored:
         refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
                "a checkpoint that this program wrote")
-    opt = Namespace(**stored) if opt is None else opt
+    # Checkpoints of earlier versions do not name the options that came later.
+    opt = Namespace(**{"grad_cache_chunk": 0, **stored}) if opt is None else opt
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
     weights.fit(network, tensors, flag="--checkpoint", source=str(checkpoint))
