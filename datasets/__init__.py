@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from utilities.errors import refuse
+from utilities.errors import UserError, refuse
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,16 @@ class Batch(NamedTuple):
     second_views: Tensor | None = None
     rotations: Tensor | None = None
     rotated_views: Tensor | None = None
+
+
+class Damaged(UserError):
+    """A dataset with `faults`, a line each. `samples`: what can be listed in spite of them, for
+    `--check_data`, which shows all faults in one report."""
+
+    def __init__(self, faults: list[str], samples: dict[str, list[tuple[str, str]]]):
+        more = f" (faults in all: {len(faults):,}, see --check_data)" if faults[1:] else ""
+        super().__init__(faults[0] + more)
+        self.faults, self.samples = faults, samples
 
 
 class Identity:

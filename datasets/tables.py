@@ -39,6 +39,20 @@ def rows(path: Path, columns: str, *, path_column: int,
             if not os.path.basename(row[path_column]).startswith(".")]
 
 
+def repeated(table: list[tuple[str, list[str]]], *, path_column: int) -> list[str]:
+    """A line for each row of `table`, as `rows` gives it, whose path stands in an earlier row. Such
+    an image would be its own neighbour, or be tested on after it was trained on."""
+    first, faults = {}, []
+    for where, row in table:
+        path = os.path.normpath(row[path_column])
+        if path in first:
+            faults.append(f"--source_path: {row[path_column]!r} stands in {first[path]} and in "
+                          f"{where}; accepted: each path once, in one split")
+        else:
+            first[path] = where
+    return faults
+
+
 def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """`samples`, unchanged; UserError when files are missing.
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from PIL import ExifTags, Image
 
@@ -65,6 +67,37 @@ def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
     names = ["image_00.jpg.bak", "image_09.jpg", *(f"notes_{i:02d}" for i in range(8))]
     assert told == ("  14 entries beside them do not count as images: "
                     + ", ".join(repr(str(folder / name)) for name in names) + ", ...")
+
+
+def test_files_of_the_same_bytes_are_told_and_pass(tmp_path, capsys):
+    """Those in two splits first. Files of equal size that differ are not among them."""
+    folder = trees.class_folders(tmp_path / "mine", n_classes=4, n_images=3, suffix="bmp")
+    first, second, third, fourth = sorted((folder / "images").glob("[0-9]*"))
+    for source, copy in ((first / "image_00.bmp", first / "image_03.bmp"),
+                         (second / "image_01.bmp", third / "image_09.bmp"),
+                         (second / "image_01.bmp", fourth / "image_09.bmp")):
+        shutil.copy(source, copy)
+    assert check_data("mine", trees.options(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "  5 files hold the same bytes as another, 3 of them as one in another split:",
+        f"    {str(second / 'image_01.bmp')!r} (training), {str(third / 'image_09.bmp')!r} "
+        f"(testing), {str(fourth / 'image_09.bmp')!r} (testing)",
+        f"    {str(first / 'image_00.bmp')!r} (training), {str(first / 'image_03.bmp')!r} "
+        "(training)"]
+
+
+def test_the_faults_of_a_list_stand_in_the_report_of_the_images(tmp_path, capsys):
+    folder = trees.online_products(tmp_path / "online_products")
+    for split, row in (("train", 3), ("test", 4)):
+        path = folder / "Info_Files" / f"Ebay_{split}.txt"
+        path.write_text(path.read_text() + path.read_text().splitlines()[row] + "\n")
+    broken = folder / "images" / "bicycle_final" / "111000000000_0.JPG"
+    broken.write_bytes(b"")
+    assert not check_data("online_products", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("; accepted: each path once, in one split") == 2
+    assert f"cannot read {str(broken)!r}: it is empty" in said and "23 of 24 images" in said
+    assert "training: 13 images" in said and "same bytes" not in said
 
 
 def test_a_missing_folder_is_a_mistake(tmp_path):
