@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from architectures import backbones, original
 from utilities.errors import refuse
+from utilities.files import fault
 
 TIMEOUT = 30        # seconds without an answer
 WEIGHTS = "a state dict saved by torch.save"
@@ -48,7 +49,7 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
     alternatives, where the download fails.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if cached.exists():
+    if not fault(cached):
         return read_state_dict(cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again")
     partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -110,8 +111,8 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
 
 def _read(path, flag: str, accepted: str, load) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """(the state dict in what `load` returns, all that it returns); UserError for any failure."""
-    if not Path(path).is_file():
-        refuse(flag, f"no file {str(path)!r}", accepted)
+    if wrong := fault(path, "file"):
+        refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
         content = load()
         return _tensors(content), content

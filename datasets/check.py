@@ -12,6 +12,7 @@ from datasets import PUBLISHED, Damaged, splits
 from datasets.class_folders import visible
 from datasets.images import examine, in_parallel
 from utilities.environment import available_cores
+from utilities.files import fault
 
 SHOWN = 10  # names
 
@@ -42,8 +43,8 @@ def check_data(name: str, opt) -> bool:
     findings = examine(paths, threads)
     faults = [(path, finding.fault) for path, finding in zip(paths, findings, strict=True)
               if finding.fault]
-    for path, fault in faults:
-        print(f"  cannot read {path!r}: {fault}")
+    for path, reason in faults:
+        print(f"  cannot read {path!r}: {reason}")
     print(f"  {len(paths) - len(faults):,} of {len(paths):,} images can be read")
     for count, what in ((sum(finding.turned for finding in findings), "turned by the EXIF tag"),
                         (sum(finding.on_white for finding in findings),
@@ -102,7 +103,8 @@ def some(names: list[str]) -> str:
 def beside(paths: list[str]) -> list[str]:
     """What lies in the images' folders and is not in `paths`, without hidden files and folders of
     further images."""
-    folders, known = {os.path.dirname(path) for path in paths}, set(paths)
+    known = set(paths)
+    folders = {folder for folder in map(os.path.dirname, paths) if not fault(folder)}
     return [entry.path for folder in sorted(folders)
             for entry in sorted(visible(Path(folder)), key=lambda entry: entry.name)
             if entry.path not in known and entry.path not in folders]

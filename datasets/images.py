@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from utilities.errors import UserError
 
+REMEDY = ("--check_data lists all such files, --skip_broken_images leaves them out, also on "
+          "--resume")
 TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which `turn_upright` ignores
 
@@ -28,8 +30,7 @@ def decode(path: str) -> Image.Image:
         raise
     except Exception as error:
         raise UserError(f"--dataset: cannot read the image {path!r}: {explain(path, error)}; "
-                        "--check_data lists all such files, a run begun with "
-                        "--skip_broken_images leaves them out") from error
+                        f"{REMEDY}") from error
 
 
 def read(path: str) -> Image.Image:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Damaged
 from datasets.class_folders import require
-from datasets.tables import existing, repeated, rows
+from datasets.tables import repeated, rows
 from utilities.errors import refuse
 
 LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
@@ -30,7 +30,7 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
         if status not in SPLITS:
             refuse("--source_path", f"evaluation_status {status!r} in {where}", ", ".join(SPLITS))
         splits[SPLITS[status]].append((str(folder / path), item))
-    splits = {split: sorted(existing(samples), key=lambda sample: sample[1])
+    splits = {split: sorted(samples, key=lambda sample: sample[1])
               for split, samples in splits.items()}
     if faults := repeated(table, path_column=0):
         raise Damaged(faults, splits)

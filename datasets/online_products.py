@@ -11,7 +11,7 @@ from pathlib import Path
 
 from datasets import Damaged
 from datasets.class_folders import require
-from datasets.tables import existing, repeated, rows
+from datasets.tables import repeated, rows
 from utilities.errors import UserError
 
 LAYOUT = "images/<super class>_final/<files> beside Info_Files/Ebay_train.txt and Ebay_test.txt"
@@ -32,7 +32,7 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
                 raise UserError(f"--source_path: class_id {class_id!r} in {where}; expected: a "
                                 "whole number")
             samples.append((str(folder / "images" / path), class_id))
-        splits[split] = sorted(existing(samples), key=lambda sample: int(sample[1]))
+        splits[split] = sorted(samples, key=lambda sample: int(sample[1]))
     if faults := repeated(listed, path_column=3):
         raise Damaged(faults, splits)
     return splits

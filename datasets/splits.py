@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
+from utilities.files import fault
 
 Samples = list[tuple[str, str]]  # (path, class name)
 
@@ -26,6 +28,8 @@ def build(name: str, opt) -> dict[str, Dataset]:
     samples = read(name, opt.source_path)
     if opt.skip_broken_images:
         samples = leave_out_broken(samples, min(opt.kernels, available_cores()))
+    else:
+        refuse_missing([path for part in samples.values() for path, _ in part])
     samples = hold_out(samples, opt.train_val_split, by_class=opt.train_val_split_by_class)
     refuse_empty(samples, Path(opt.source_path) / name, opt.train_val_split)
     n_training = len(samples["training"])
@@ -67,13 +71,34 @@ def read(name: str, source_path: str) -> dict[str, Samples]:
     return module.read(Path(source_path) / name)
 
 
+def refuse_missing(paths: list[str]) -> None:
+    """UserError where files are missing. Folders are listed once, which is faster than a look-up of
+    each of 120,000 files; whether a file can be read shows when it is read."""
+    listed = {folder: listing(folder) for folder in {os.path.dirname(path) for path in paths}}
+    missing = [(path, wrong) for path in paths
+               if os.path.basename(path) not in listed[os.path.dirname(path)]
+               and (wrong := fault(path))]
+    if missing:
+        path, wrong = missing[0]
+        raise UserError(f"--source_path: {len(missing):,} of {len(paths):,} listed images are "
+                        f"missing, the first is {path!r}, which {wrong}; {images.REMEDY}")
+
+
+def listing(folder: str) -> set[str]:
+    """The names in `folder`, none where it cannot be listed."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
 def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
     """`samples` without files that cannot be read, which are printed and counted."""
     paths = [path for part in samples.values() for path, _ in part]
     faults = {path: finding.fault for path, finding in
               zip(paths, images.examine(paths, threads), strict=True) if finding.fault}
-    for path, fault in faults.items():
-        print(f"--skip_broken_images: left out {path!r}: {fault}")
+    for path, reason in faults.items():
+        print(f"--skip_broken_images: left out {path!r}: {reason}")
     kept = {split: [sample for sample in part if sample[0] not in faults]
             for split, part in samples.items()}
     for split, part in samples.items():

@@ -51,22 +51,3 @@ def repeated(table: list[tuple[str, list[str]]], *, path_column: int) -> list[st
         else:
             first[path] = where
     return faults
-
-
-def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`samples`, unchanged; UserError when files are missing.
-
-    Folders are listed once, which is faster than a look-up of each of 120,000 files.
-    """
-    listed = {}
-    missing = []
-    for path, _ in samples:
-        parent, name = os.path.split(path)
-        if parent not in listed:
-            listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if name not in listed[parent] and not os.path.exists(path):
-            missing.append(path)
-    if missing:
-        raise UserError(f"--source_path: {len(missing):,} of {len(samples):,} listed images are "
-                        f"missing, the first is {missing[0]!r}")
-    return samples

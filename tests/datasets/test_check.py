@@ -100,6 +100,40 @@ def test_the_faults_of_a_list_stand_in_the_report_of_the_images(tmp_path, capsys
     assert "training: 13 images" in said and "same bytes" not in said
 
 
+def test_all_faults_of_class_folders_stand_in_one_report(tmp_path, capsys):
+    """Links that lead nowhere or in a circle, an empty class, broken images and missing ones."""
+    images = trees.class_folders(tmp_path / "mine", n_classes=4, n_images=3) / "images"
+    (images / "005.Circle").symlink_to("005.Circle")
+    (images / "006.Gone").symlink_to("nowhere")
+    (images / "007.Empty").mkdir()
+    (images / "001.Class_1" / "circle.jpg").symlink_to("circle.jpg")
+    (images / "001.Class_1" / "gone.jpg").symlink_to("nowhere.jpg")
+    assert not check_data("mine", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    for line in (f"{str(images / '005.Circle')!r} cannot be reached (Too many levels of symbolic "
+                 "links); accepted: class folders, and links to them",
+                 f"{str(images / '006.Gone')!r} does not exist",
+                 f"no image in the class folder {str(images / '007.Empty')!r}",
+                 f"cannot read {str(images / '001.Class_1' / 'circle.jpg')!r}: Too many levels",
+                 f"cannot read {str(images / '001.Class_1' / 'gone.jpg')!r}: it does not exist",
+                 "12 of 14 images can be read"):
+        assert line in said
+    with pytest.raises(UserError, match=r"faults in all: 3, see --check_data\)$"):
+        datasets.select("mine", trees.options(tmp_path, skip_broken_images=True))
+
+
+def test_listed_images_that_are_missing_are_named(tmp_path, capsys):
+    """Files, a whole folder, and names that no file system takes."""
+    folder = trees.online_products(tmp_path / "online_products")
+    (folder / "images" / "sofa_final").rename(folder / "images" / "sofas")
+    with open(folder / "Info_Files" / "Ebay_train.txt", "a") as table:
+        table.write(f"99 1 1 bicycle_final/{'x' * 300}.JPG\n")
+    assert not check_data("online_products", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("sofa_final/") == said.count(".JPG': it does not exist") == 12
+    assert "xx.JPG': File name too long" in said and "12 of 25 images can be read" in said
+
+
 def test_a_missing_folder_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         check_data("cub200", trees.options(tmp_path))

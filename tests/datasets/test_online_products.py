@@ -53,7 +53,7 @@ def test_class_ids_are_ordered_as_numbers(tmp_path):
     (lambda folder: (folder / "Info_Files" / "Ebay_test.txt").unlink(),
      "Ebay_test.txt' does not exist; --dataset online_products is expected as"),
     (lambda folder: (folder / "images" / "sofa_final" / "111000000001_2.JPG").unlink(),
-     "1 of 12 listed images are missing, the first is "),
+     "1 of 24 listed images are missing, the first is '.*', which does not exist; --check_data"),
     (lambda folder: rewrite(folder, "1 1 1 b", "1 1 b"), "line 2 of .*Ebay_train.txt' has 3 col"),
     (lambda folder: rewrite(folder, "5 2 2 s", "5 2b 2 s"),
      "class_id '2b' in line 6 of .*Ebay_train.txt'; expected: a whole number"),
