@@ -51,6 +51,16 @@ def check_data(name: str, opt) -> bool:
                          "transparent and laid on white")):
         if count:
             print(f"  {count:,} of them are {what}")
+    for what, chosen in (
+            ("show one grey level or colour alone", lambda finding: finding.levels == 0),
+            ("use a tenth of the grey levels or less, as 12 bits in files of 16 do",
+             lambda finding: 0 < finding.levels <= 255 / 10),
+            ("have levels that are cut off, since white is 65,535 in the mode I and 255 (or 1, if "
+             "none is above) in the mode F", lambda finding: finding.clipped)):
+        names = [repr(path) for path, finding in zip(paths, findings, strict=True)
+                 if not finding.fault and chosen(finding)]
+        if names:
+            print(f"  {len(names):,} of them {what}: {some(names)}")
     faulty = {path for path, _ in faults}
     report_identical(identical([path for path in paths if path not in faulty], threads), split_of)
     if others := beside(paths):
