@@ -341,7 +341,8 @@ FLAGS = options.by_name(GROUPS)
 
 # Options that may change on --resume.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evaluate_on_cpu",
-              "source_path", "plots", "save_every", "wandb_key", "wandb_mode")
+              "source_path", "skip_broken_images", "plots", "save_every", "wandb_key",
+              "wandb_mode")
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
@@ -427,6 +428,11 @@ def resumed(opt: Namespace) -> Namespace:
                         f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    if ("skip_broken_images" in changed and not run.skip_broken_images
+            and criteria.needs(run.diva_features, "numbered images")):
+        refuse("--skip_broken_images", "given on resume, but --diva_features "
+               f"{' '.join(run.diva_features)} keeps a cluster of each image",
+               "the same files as before")
     if "evaluate_on_cpu" in changed or changed.get("device") == "cpu":
         changed.setdefault("evaluate_on_gpu", False)
     if changed.get("evaluate_on_gpu"):

@@ -71,23 +71,29 @@ class Damaged(UserError):
 
 
 class Identity:
-    """Which images a run's `splits` hold, saved with the run. A resumed run needs the same ones:
-    with others, epochs could not be compared and indices would mean other images."""
+    """Which images a run's `splits` list, saved with the run. A resumed run needs the same list:
+    with another, epochs could not be compared. Broken ones may be left out from then on, except the
+    last of a training class, since losses number the classes."""
 
     def __init__(self, splits: dict[str, Dataset]):
         self.splits = {name: split for name, split in splits.items()
                        if not name.startswith("training_")}     # which repeat the training images
 
     def state_dict(self) -> dict[str, list]:
-        return {name: [len(split), split.digest] for name, split in self.splits.items()}
+        return {name: [len(split.listed[0]), split.digest, split.n_classes]
+                for name, split in self.splits.items()}
 
     def load_state_dict(self, state: dict[str, list]) -> None:
         """UserError where the images are not those of `state`."""
-        for name, (n_images, digest) in state.items():
+        for name, (n_images, digest, *n_classes) in state.items():      # older ones lack classes
             split = self.splits[name]
             if split.digest != digest:
                 refuse("--source_path", f"the {name} images are not those that the run began with: "
-                       f"{n_images:,} then, {len(split):,} now, or other names", "the same files")
+                       f"{n_images:,} then, {len(split.listed[0]):,} now, or other names",
+                       "the same files")
+            if name == "training" and n_classes not in ([], [split.n_classes]):
+                refuse("--skip_broken_images", f"leaves images of {split.n_classes:,} of the run's "
+                       f"{n_classes[0]:,} training classes", "an image of each that can be read")
 
 
 def select(name: str, opt) -> dict[str, Dataset]:

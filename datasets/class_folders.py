@@ -43,8 +43,9 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
     if len(names) < 2:
         raise UserError(f"--dataset: {len(names)} class folders in {str(folder / 'images')!r}; at "
                         f"least 2 are needed, laid out as {folder!s}/{LAYOUT}")
-    faults = [f"--source_path: {entry.path!r} {wrong}; accepted: class folders, and links to them"
-              for entry in entries if entry.is_symlink() and (wrong := fault(entry.path))]
+    links = sorted(entry.path for entry in entries if entry.is_symlink())
+    faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them"
+              for link in links if (wrong := fault(link))]
     parts = {"training": names[:len(names) // 2], "testing": names[len(names) // 2:]}
     samples = {split: [] for split in parts}
     for split, name in ((split, name) for split, part in parts.items() for name in part):
