@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from utilities.checkpoint import write_text
 from utilities.errors import refuse
+from utilities.files import fault
 from utilities.options import OPTIONS_FILE
 
 LAST = "checkpoint_last.pth.tar"
@@ -64,7 +65,7 @@ def resume_command(folder: str | Path) -> str:
 def last(folder: str | Path) -> Path | None:
     """The checkpoint of the run's last whole epoch, if there is one."""
     path = Path(folder) / LAST
-    return path if path.exists() else None
+    return None if fault(path) else path
 
 
 def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
@@ -73,7 +74,7 @@ def describe(folder: str | Path, options: dict[str, Any], environment: dict[str,
     the run stay in front of one that differs."""
     path = Path(folder) / "Parameter_Info.txt"
     used = "\n".join(f"{name}: {value}" for name, value in environment.items())
-    earlier = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if path.exists() else []
+    earlier = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if not fault(path) else []
     if used not in earlier[-1:]:
         earlier.append(used)
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
