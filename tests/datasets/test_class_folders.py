@@ -53,7 +53,7 @@ def test_odd_names_and_links_work(tmp_path):
     (images / long).mkdir()
     (images / long / "link.jpg").symlink_to(elsewhere)
     (images / "linked class").symlink_to(elsewhere.parent, target_is_directory=True)
-    splits = datasets.select("odd", trees.options(tmp_path, bs=1))
+    splits = datasets.select("odd", trees.options(tmp_path, bs=1, diva_features=["imrot"]))
     names = splits["training"].class_names + splits["testing"].class_names
     assert names == sorted([long, "linked class", "Ünïcödé 类"])
     assert [splits["testing"][i, 0].images.shape for i in range(3)] == [(3, 24, 24)] * 3

@@ -18,10 +18,10 @@ FEATURES = ["discriminative", "selfsimilarity", "imrot"]
 def tree(tmp_path):
     """Pictures of many sizes, below and above the crop's, every other one with noise."""
     rng = np.random.default_rng(0)
-    for c in range(2):
-        for i in range(10):
+    for c in range(4):
+        for i in range(5):
             width, height = (int(side) for side in rng.integers(30, 260, 2))
-            pixels = np.asarray(trees.picture(10 * c + i, (width, height))).astype(float)
+            pixels = np.asarray(trees.picture(5 * c + i, (width, height))).astype(float)
             pixels += rng.normal(0, 20 * (i % 2), pixels.shape)
             path = trees.write(tmp_path / "cub200" / "images" / f"{c + 1}.c" / f"{i}.png", 0)
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
