@@ -10,9 +10,11 @@ where `step` holds the outputs of the networks for a batch.
 """
 
 import parameters
+from utilities import terminal
 
-# Read before torch is imported, so that --help and mistakes are answered at once.
-OPT = parameters.read_arguments() if __name__ == "__main__" else None
+if __name__ == "__main__":  # before torch is imported: --help, mistakes and Ctrl-C end it at once
+    terminal.prepare()
+    OPT = parameters.read_arguments()
 
 import sys
 from pathlib import Path
@@ -91,8 +93,7 @@ class Training:
         opt, options = self.opt, parameters.public(self.opt)
         self.folder = (Path(opt.resume) if opt.resume else
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
-        self.lock = run_folder.lock(self.folder)
-        last = run_folder.last(self.folder)
+        self.lock, last = run_folder.lock(self.folder), run_folder.last(self.folder)
         self.last_state = checkpoint.LastEpoch(self.folder / run_folder.LAST, opt.save_every)
         versions = environment.describe()
         self.logger = Logger.from_opt(opt, self.folder, options | {"environment": versions})
@@ -110,8 +111,7 @@ class Training:
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
             self.flush()
-            bad = self.monitor.cause_of(error)
-            if bad is None:
+            if (bad := self.monitor.cause_of(error)) is None:
                 raise
             raise bad.report(self.folder, self.epoch, self.training_set.paths) from error
         except Interrupted as stop:
@@ -134,9 +134,8 @@ class Training:
 
     def flush(self) -> None:
         """Writes the last whole epoch where it is only held in memory; signals wait meanwhile."""
-        if self.last_state.held is not None:
-            with self.interrupts.shield(raises=False):
-                self.last_state.flush()
+        with self.interrupts.shield(raises=False):
+            self.last_state.flush()
 
     def close(self) -> None:
         """Writes and draws what is due at the end; ends workers, the W&B run and the lock."""
@@ -218,6 +217,7 @@ class Training:
                 {"state_dict": self.network.state_dict(), "epoch": epoch,
                  "options": parameters.public(self.opt)})
             self.last_state.save(self.state_dict(), self.epoch)
+        print(self.evaluator.report(f", epoch {epoch}"), flush=True)    # now it is saved
 
     def state_dict(self) -> dict:
         """All that the rest of the run depends on, as plain types and tensors."""

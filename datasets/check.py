@@ -9,6 +9,7 @@ from datasets import PUBLISHED, splits
 from datasets.class_folders import visible
 from datasets.images import examine
 from utilities.environment import available_cores
+from utilities.terminal import check_output
 
 SHOWN = 10  # names
 
@@ -43,6 +44,7 @@ def check_data(name: str, opt) -> bool:
     if others := beside(paths):
         print(f"  {len(others):,} entries beside them do not count as images: "
               + ", ".join(map(repr, others[:SHOWN])) + (", ..." if others[SHOWN:] else ""))
+    check_output()
     return whole and not faults
 
 
