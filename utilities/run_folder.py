@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
-import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from filelock import FileLock, Timeout
 from utilities.checkpoint import write_text
 from utilities.errors import refuse
 from utilities.options import OPTIONS_FILE
+from utilities.terminal import shell_word
 
 LAST = "checkpoint_last.pth.tar"
 MAX_BYTES = 200  # of a file name; file systems allow 255, suffixes included
@@ -58,7 +60,7 @@ def lock(folder: str | Path) -> FileLock:
 
 def resume_command(folder: str | Path) -> str:
     """The shell command that resumes the run in `folder`."""
-    return f"python diva_main.py --resume {shlex.quote(str(folder))}"
+    return f"python diva_main.py --resume {shell_word(folder)}"
 
 
 def last(folder: str | Path) -> Path | None:
@@ -73,7 +75,8 @@ def describe(folder: str | Path, options: dict[str, Any], environment: dict[str,
     the run stay in front of one that differs."""
     path = Path(folder) / "Parameter_Info.txt"
     used = "\n".join(f"{name}: {value}" for name, value in environment.items())
-    earlier = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if path.exists() else []
+    before = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+    earlier = before.strip().split("\n\n")[1:]
     if used not in earlier[-1:]:
         earlier.append(used)
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
@@ -98,8 +101,8 @@ def file_name(text: str) -> str:
     """
     name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
     name = name.rstrip(". ") if name.strip(". ") else "_"
-    if name == text and len(name.encode()) <= MAX_BYTES:
+    if name == text and len(os.fsencode(name)) <= MAX_BYTES:
         return name
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    short = name.encode()[:MAX_BYTES - 9].decode(errors="ignore")
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+    short = os.fsencode(name)[:MAX_BYTES - 9].decode(sys.getfilesystemencoding(), "ignore")
     return f"{short}-{digest}"
