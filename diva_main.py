@@ -226,7 +226,8 @@ class Training:
                 **{name: part.state_dict() for name, part in self.stateful().items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.epoch = run_folder.epochs_done(state, self.opt.n_epochs)
+        self.seconds = state["seconds"]
         for name, part in self.stateful().items():
             part.load_state_dict(state[name])
 

@@ -69,6 +69,16 @@ def last(folder: str | Path) -> Path | None:
     return path if path.exists() else None
 
 
+def epochs_done(state: dict[str, Any], n_epochs: int) -> int:
+    """How many epochs a run had trained when it saved `state`; UserError where it is to be resumed
+    for fewer."""
+    done = state["epoch"]
+    if n_epochs < done:
+        refuse("--n_epochs", f"{n_epochs} given, but the run has trained {done} epochs",
+               f"a whole number from {done} upwards")
+    return done
+
+
 def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
     """Writes `options` (plain types, no secret) as `options.json`, for `--resume`, and, with the
     run's `environment`, as `Parameter_Info.txt`, for people. The environments of earlier parts of
