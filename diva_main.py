@@ -38,6 +38,7 @@ from utilities.interrupt import Interrupted, Interrupts
 from utilities.logger import Logger
 from utilities.loss_scaling import LossScaling
 from utilities.monitor import Monitor, gradient_statistics
+from utilities.random_streams import stream
 
 
 def main(opt) -> int:
@@ -69,6 +70,7 @@ class Training:
         self.training_set = self.splits["training"]
         saved = opt.resume and run_folder.last(opt.resume)
         self.network = architectures.select(opt.arch, opt, pretrained=not saved).to(self.device)
+        self.identity = datasets.Identity(self.splits, self.network.trained_on)
         self.objective = features.assemble(
             opt, network=self.network, n_classes=self.training_set.n_classes,
             n_samples=len(self.training_set)).to(self.device)
@@ -111,9 +113,8 @@ class Training:
                 self.evaluate_and_save(self.epoch)
         except Exception as error:
             self.flush()
-            if (bad := self.monitor.cause_of(error)) is None:
-                raise
-            raise bad.report(self.folder, self.epoch, self.training_set.paths) from error
+            self.monitor.explain(error, self.folder, self.epoch, self.training_set.paths)
+            raise
         except Interrupted as stop:
             print(f"\nStopped by {stop} after {self.epoch} whole epochs. Go on with:\n"
                   f"    {run_folder.resume_command(self.folder)}", file=sys.stderr)
@@ -151,19 +152,20 @@ class Training:
     def train_epoch(self, epoch: int) -> None:
         """One pass over the sampler's batches, by the formula at the top of this file."""
         objective, network, optimiser = self.objective, self.network, self.optimiser
-        network.train()
-        objective.train()
-        for feature in objective:
-            feature.before_epoch(self.between_steps, epoch)
+        with stream(self.opt.seed, epoch, len(self.loader), device=self.device):
+            for feature in objective.train():
+                feature.before_epoch(self.between_steps, epoch)
         if epoch and self.opt.data_idx_full_prec:
             self.fill_storage()
+        network.train()
         monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         groups = [group["params"] for group in optimiser.param_groups]
         bar = tqdm(self.loader.epoch(epoch), f"Epoch {epoch}", len(self.loader), leave=False,
                    disable=None, unit="batch")
         for batch in bar:
             step = features.forward(network, objective, batch)
-            losses = {feature.name: feature.loss(step) for feature in objective}
+            with stream(self.opt.seed, epoch, monitor.n_steps, device=self.device):
+                losses = {feature.name: feature.loss(step) for feature in objective}
             if monitor.n_steps % self.opt.log_every == 0:
                 self.teaching.measure(losses, step)
             total = sum(feature.weight * losses[feature.name] for feature in objective)
@@ -172,10 +174,9 @@ class Training:
             scaled_up = self.scaling.step(optimiser)
             for feature in objective:
                 feature.after_step(step, network)
-            indices = step.batch.indices
-            self.sampler.update(indices, step.embeddings[self.stored_head].detach())
+            self.sampler.update(step.batch.indices, step.embeddings[self.stored_head].detach())
             terms = {f"Loss: {name}": loss for name, loss in losses.items()} | {"loss": total}
-            monitor.add(terms, gradients, indices, scaled_up)
+            monitor.add(terms, gradients, step.batch.indices, scaled_up)
             if monitor.n_steps % self.opt.log_every == 0:
                 monitor.read()
             bar.set_postfix(monitor.progress(self.opt.bs), refresh=False)
@@ -215,7 +216,7 @@ class Training:
             checkpoint.save_same(
                 [self.folder / run_folder.checkpoint_name(*name) for name in better],
                 {"state_dict": self.network.state_dict(), "epoch": epoch,
-                 "options": parameters.public(self.opt)})
+                 "data": self.identity.state_dict(), "options": parameters.public(self.opt)})
             self.last_state.save(self.state_dict(), self.epoch)
         print(self.evaluator.report(f", epoch {epoch}"), flush=True)    # now it is saved
 
@@ -226,13 +227,12 @@ class Training:
                 **{name: part.state_dict() for name, part in self.stateful().items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch = run_folder.epochs_done(state, self.opt.n_epochs)
-        self.seconds = state["seconds"]
+        self.seconds, self.epoch = state["seconds"], run_folder.epochs_in(state, self.opt.n_epochs)
         for name, part in self.stateful().items():
             part.load_state_dict(state[name])
 
     def stateful(self) -> dict:
-        return {"data": datasets.Identity(self.splits), "state_dict": self.network,
+        return {"data": self.identity, "state_dict": self.network,
                 "objective": self.objective, "sampler": self.sampler, "optimiser": self.optimiser,
                 "scheduler": self.scheduler, "scaler": self.scaling.scaler, "logger": self.logger,
                 "evaluator": self.evaluator, "random": checkpoint.RandomState}

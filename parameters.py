@@ -53,6 +53,9 @@ TRAINING = (
     Flag("--precision", str, "fp32", "number format of the network; criteria and miners always "
          "compute in fp32; fp16 scales the loss and needs a GPU; with fp32 a GPU may use TF32 in "
          "convolutions, torch's default", ("fp32", "bf16", "fp16")),
+    Flag("--grad_cache_chunk", int, 0, "images that the network embeds at once, for batches larger "
+         "than memory: each chunk is embedded a second time in the backward pass, the losses see "
+         "the whole batch; 0: the whole batch at once", FROM_0),
     Flag("--channels_last", bool, False, "keep images in memory with their channels last, faster "
          "with bf16 and fp16 on recent GPUs"),
     Flag("--compile", bool, False, "compile the network with torch.compile: the first steps are "
@@ -71,8 +74,9 @@ DATASETS = (
          "online_products, in-shop, glyphs (made on first use), or any other with "
          "images/<class>/<files>"),
     Flag("--source_path", str, os.getcwd() + "/../../Datasets", "folder that holds the datasets"),
-    Flag("--train_val_split", float, 1, "share of each training class to train on; the rest is a "
-         "validation split, on which checkpoints are chosen; 1: none, they are chosen on test",
+    Flag("--train_val_split", float, 1, "share of each training class to train on; the rest (of a "
+         "class two images or more, or none) is a validation split, on which checkpoints are "
+         "chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
@@ -105,7 +109,8 @@ ARCHITECTURES = (
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
     Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
     Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
-         "download"),
+         "download, or a run's checkpoint: a new run starts from its trunk, and from its heads of "
+         "the same feature and --embed_dim"),
 )
 
 DATASAMPLER = (
@@ -405,7 +410,8 @@ def resolve(opt: Namespace) -> Namespace:
         flag.check(getattr(opt, name))
     for settle in (_settle_modes, _check_device, _settle_data, _settle_image_size,
                    _settle_batch_mining, _check_features, _settle_decorrelations, _check_sampler,
-                   _check_cutoffs, _check_guests, _settle_evaluation, _settle_output):
+                   _check_batches, _check_cutoffs, _check_guests, _settle_evaluation,
+                   _settle_output):
         settle(opt)
     return opt
 
@@ -602,9 +608,6 @@ def _check_sampler(opt: Namespace) -> None:
     if by_class and opt.bs % opt.samples_per_class:
         refuse("--bs", f"{opt.bs} given, not divisible by --samples_per_class "
                f"{opt.samples_per_class}", "a multiple of it")
-    if by_class and opt.bs == opt.samples_per_class and opt.loss in criteria.TAKES:
-        refuse("--samples_per_class", f"{opt.samples_per_class} given, all of --bs {opt.bs}, "
-               f"but --loss {opt.loss} compares classes", "at most half of --bs")
     if name == "random_semi_class" and opt.bs % 2:
         refuse("--bs", f"{opt.bs} given, but random_semi_class draws pairs", "an even number")
     if name in datasampler.STORAGE and opt.data_batchmatch_bigbs < opt.bs:
@@ -614,6 +617,20 @@ def _check_sampler(opt: Namespace) -> None:
         refuse("--data_sampler", "'criterion_batchmatch' compares by the discriminative "
                f"criterion, but --diva_features is {show(opt.diva_features)}",
                "with discriminative among them")
+
+
+def _check_batches(opt: Namespace) -> None:
+    """Batches must hold what features that are taught by labels compare. Whether guests compare the
+    images of a batch is found out later; losses with proxies do not."""
+    compares = opt.loss in criteria.TAKES or criteria.needs([opt.loss], "pairs")
+    if opt.evaluate_only or not compares:
+        return
+    for name in opt.diva_features:
+        if criteria.needs([name], "labels"):
+            miner = criteria.miner_of(name, opt) if opt.loss in criteria.TAKES else None
+            what = f"--loss {opt.loss}" if name == "discriminative" else f"--diva_features {name}"
+            criteria.check_batches(
+                opt, *batchminer.OTHER_FEWEST.get(miner, batchminer.FEWEST), what)
 
 
 def _check_cutoffs(opt: Namespace) -> None:
@@ -655,8 +672,7 @@ def _settle_evaluation(opt: Namespace) -> None:
     narrowest = opt.embed_dim * min(evaltypes.n_heads(name, opt.diva_features)
                                     for name in opt.evaltypes)
     for name in (*opt.evaluation_metrics, *opt.storage_metrics):
-        family, argument = metrics.parse(name)
-        if family == "rho_spectrum" and abs(argument) >= narrowest:
+        if metrics.n_singular_values(name) >= narrowest:
             refuse("--evaluation_metrics", f"{name!r} leaves no singular value of embeddings of "
                    f"{narrowest} dimensions", f"up to rho_spectrum@{narrowest - 1}")
 

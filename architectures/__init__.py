@@ -71,8 +71,8 @@ def check(arch: str) -> None:
 
 
 def select(arch: str, opt, *, pretrained: bool = True):
-    """The Network that `arch` names, with ImageNet weights unless `--not_pretrained` is given or
-    other weights will be loaded (pretrained=False).
+    """The Network that `arch` names, with the weights of `--weights_path` or ImageNet's, unless
+    `--not_pretrained` is given or other weights will be loaded (pretrained=False).
 
     UserError for a backbone that does not exist, one that cannot take images of `--crop_size`,
     and weights that cannot be had or do not fit.
@@ -89,6 +89,7 @@ def select(arch: str, opt, *, pretrained: bool = True):
 
 def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     """The Network in `checkpoint`, in evaluation mode on the CPU, and its options (a Namespace).
+    `network.trained_on` tells what classes it was trained on.
 
     The options are those of the training unless `opt` is given. `opt` must not contradict them; it
     is needed for files without options, such as the original's. UserError for a file that is no
@@ -96,14 +97,16 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     """
     from architectures import weights
 
-    tensors, stored = weights.read_checkpoint(checkpoint)
+    tensors, stored, trained_on = weights.read_checkpoint(checkpoint)
     if opt is None and not stored:
         refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
                "a checkpoint that this program wrote")
-    opt = Namespace(**stored) if opt is None else opt
+    # Checkpoints of earlier versions do not name the options that came later.
+    opt = Namespace(**{"grad_cache_chunk": 0, **stored}) if opt is None else opt
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
     weights.fit(network, tensors, flag="--checkpoint", source=str(checkpoint))
+    network.trained_on = trained_on
     return network.eval(), opt
 
 

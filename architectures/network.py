@@ -13,13 +13,17 @@ get a gradient).
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 import criteria
 from architectures import Arch, backbones, folding, weights
+from utilities.errors import refuse
+from utilities.geometry import unit
 
 # The number format of autocast for each `--precision`, None without autocast.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,16 +33,22 @@ class Network(nn.Module):
     """images (B, 3, H, W) -> ({feature: (B, embed_dim)}, trunk (B, feature_dim)), all float32.
 
     `precision` is the number format in which the backbone computes, None for that of its weights.
+    `chunk`: how many images are embedded at once, 0 for all. In training, each chunk is embedded
+    without a graph and once more in the backward pass, so that memory holds the graph of one chunk
+    (GradCache, Gao et al. 2021, arXiv 2101.06983). Losses see the whole batch.
+    `trained_on` tells which classes the weights were trained on beside ImageNet's, as {dataset's
+    name: class names}; None where their file does not say.
     """
 
     def __init__(self, backbone: backbones.Pooled, feature_dim: int, *, features: list[str],
                  embed_dim: int, frozen: bool, normalize: bool,
-                 precision: torch.dtype | None = None):
+                 precision: torch.dtype | None = None, chunk: int = 0):
         super().__init__()
         folding.fold(backbone)
         self.model, self.pool = backbone.model, backbone.pool
         self.feature_dim, self.frozen, self.normalize = feature_dim, frozen, normalize
-        self.precision = precision
+        self.precision, self.chunk = precision, chunk
+        self.trained_on: dict[str, list[str]] | None = {}
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
         for feature, head in self.heads.items():
@@ -48,13 +58,19 @@ class Network(nn.Module):
     @classmethod
     def from_opt(cls, arch: Arch, opt, *, pretrained: bool = True) -> Network:
         name = arch.backbone
+        chunk = opt.grad_cache_chunk
         backbone = backbones.build(name)
+        if chunk and not arch.frozen and any(isinstance(module, _BatchNorm)
+                                             for module in backbone.modules()):
+            refuse("--grad_cache_chunk", f"{chunk} given, but {name} trains BatchNorm, whose "
+                   "statistics are those of the whole batch", f"--arch {name}_frozen, or 0")
         feature_dim = backbones.feature_dim(backbone, name, opt.crop_size)
+        network = cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
+                      frozen=arch.frozen, normalize=arch.normalize,
+                      precision=PRECISIONS[opt.precision], chunk=chunk)
         if pretrained and not opt.not_pretrained:
-            weights.initialise(backbone.model, name, opt.weights_path)
-        return cls(backbone, feature_dim, features=opt.diva_features, embed_dim=opt.embed_dim,
-                   frozen=arch.frozen, normalize=arch.normalize,
-                   precision=PRECISIONS[opt.precision])
+            weights.initialise(network, name, opt.weights_path)
+        return network
 
     @property
     def heads(self) -> nn.ModuleDict:
@@ -76,10 +92,20 @@ class Network(nn.Module):
             return self.pool(self.model, images).float()
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if not self.chunk:
+            return self.embed(images)
+        embed = (partial(checkpoint, self.embed, use_reentrant=False) if torch.is_grad_enabled()
+                 else self.embed)
+        embeddings, trunks = zip(*map(embed, images.split(self.chunk)), strict=True)
+        return {feature: torch.cat([part[feature] for part in embeddings])
+                for feature in self.heads}, torch.cat(trunks)
+
+    def embed(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Like `forward`, of all images at once."""
         trunk = self.trunk(images)
         embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
         if self.normalize:
-            embeddings = {feature: F.normalize(embedding, dim=-1)
+            embeddings = {feature: unit(embedding)
                           for feature, embedding in embeddings.items()}
         return embeddings, trunk
 

@@ -10,35 +10,92 @@ import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from architectures import backbones, original
+from architectures import backbones, original, parse
 from utilities.errors import refuse
 
 TIMEOUT = 30        # seconds without an answer
 WEIGHTS = "a state dict saved by torch.save"
+HEAD = re.compile(r"model\.last_linear\.(\w+)\.(?:weight|bias)")   # in a state dict of a Network
 # `denselayer1.norm.1.weight`, as older files have it, is `denselayer1.norm1.weight` now.
 OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
-def initialise(model: nn.Module, name: str, path: str | None) -> None:
-    """Gives the backbone `name` its ImageNet weights, from the file `path` or else fetched.
+class Checkpoint(NamedTuple):
+    """What a file of weights holds.
 
-    Classifiers in the file are left out. UserError where the file is missing or does not fit.
+    tensors: the state dict. options: those of the run that wrote it, none in other files.
+    trained_on: {dataset's name: names of the classes it was trained on}, None in files without
+    them, the original's among them.
     """
+
+    tensors: dict[str, Tensor]
+    options: dict[str, Any]
+    trained_on: dict[str, list[str]] | None
+
+
+def initialise(network: nn.Module, name: str, path: str | None) -> None:
+    """Gives a Network with the backbone `name` the weights that its training starts from: those of
+    a run where the file `path` is its checkpoint, otherwise ImageNet's, from `path` or fetched.
+
+    Classifiers of ImageNet are left out. UserError where the file is missing or does not fit.
+    """
+    own_heads = {key: tensor for key, tensor in network.state_dict().items() if feature_of(key)}
     if path:
-        flag, source, tensors = "--weights_path", repr(path), read_state_dict(path)
+        flag, source = "--weights_path", repr(path)
+        checkpoint = read_checkpoint(path, flag, f"{WEIGHTS}, or a run's checkpoint")
+        if any(map(feature_of, checkpoint.tensors)):
+            return continue_from(checkpoint, source, network, name, own_heads)
+        tensors = checkpoint.tensors
     else:
         url = backbones.weights_url(name)
         flag, source, tensors = "--arch", url, fetch(url, name)
     if "densenet" in name:
         tensors = {OLDER_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
-    fit(model, tensors, flag=flag, source=source, dropped=backbones.DROPPED)
+    fit(network.model,
+        tensors | {key.removeprefix("model."): tensor for key, tensor in own_heads.items()},
+        flag=flag, source=source, dropped=backbones.DROPPED)
+
+
+def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name: str,
+                  own_heads: dict[str, Tensor]) -> None:
+    """Gives `network` the trunk of a run's `checkpoint`, and its heads where feature and size are
+    those of `own_heads`; prints which. UserError where the backbone is not `name`."""
+    trained = parse(str(checkpoint.options.get("arch", name))).backbone
+    if trained != name:
+        refuse("--weights_path", f"{source} holds a {trained}, but --arch asks for {name}",
+               f"weights of {name}, or --arch {trained} with any suffixes")
+    stored, wanted = sizes(checkpoint.tensors), sizes(own_heads)
+    taken = [feature for feature in wanted if wanted[feature] == stored.get(feature)]
+    tensors = {key: tensor for key, tensor in checkpoint.tensors.items()
+               if feature_of(key) in (None, *taken)}
+    fit(network, own_heads | tensors, flag="--weights_path", source=source)
+    network.trained_on = checkpoint.trained_on
+    left = [f"head {feature} ({size} dimensions, not {wanted[feature]})" if feature in wanted else
+            f"head {feature} (not among --diva_features)"
+            for feature, size in stored.items() if feature not in taken]
+    new = [f"head {feature}" for feature in wanted if feature not in taken]
+    print(f"--weights_path: taken from {source}: "
+          + ", ".join(["trunk", *(f"head {feature}" for feature in taken)])
+          + "; not taken: " * bool(left) + ", ".join(left)
+          + "; new: " + ", ".join([*new, "criteria", "optimiser"]), flush=True)
+
+
+def feature_of(key: str) -> str | None:
+    """The feature to whose head the entry `key` of a Network's state dict belongs."""
+    match = HEAD.fullmatch(key)
+    return match and match[1]
+
+
+def sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """{feature: dimensions of its embedding} of the heads in a Network's state dict."""
+    return {feature: len(tensor) for key, tensor in tensors.items() if (feature := feature_of(key))}
 
 
 def fetch(url: str, name: str) -> dict[str, Tensor]:
@@ -49,7 +106,8 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if cached.exists():
-        return read_state_dict(cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again")
+        return read_checkpoint(
+            cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again").tensors
     partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -78,45 +136,32 @@ def _download(url: str, path: Path) -> None:
             raise OSError(f"{file.tell()} of {expected} bytes came")
 
 
-def read_state_dict(path: str | os.PathLike, flag: str = "--weights_path",
-                    accepted: str = WEIGHTS) -> dict[str, Tensor]:
-    """The state dict in a file of tensors and plain types, at the top or under `state_dict`.
-
-    UserError, naming `flag`, for any other file.
-    """
-    return _read(path, flag, accepted,
-                 lambda: torch.load(path, map_location="cpu", weights_only=True))[0]
-
-
-def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint"
-                    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict of the network, options it was trained with, none in a file of the original).
+def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
+                    accepted: str = "a checkpoint with a network's state dict") -> Checkpoint:
+    """What the file holds: a state dict, at the top or under `state_dict`, and what its run added.
 
     Nothing in the file is run (see `architectures.original`). The original holds some tensors a
-    second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file that
-    is no checkpoint.
+    second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file
+    without a state dict.
     """
-    def load():
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            return original.load(path)
-
-    tensors, content = _read(path, flag, "a checkpoint with a network's state dict", load)
-    options = content.get("options")
-    return ({key: value for key, value in tensors.items() if not key.startswith("layer_blocks.")},
-            dict(options) if isinstance(options, Mapping) else {})
-
-
-def _read(path, flag: str, accepted: str, load) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """(the state dict in what `load` returns, all that it returns); UserError for any failure."""
     if not Path(path).is_file():
         refuse(flag, f"no file {str(path)!r}", accepted)
     try:
-        content = load()
-        return _tensors(content), content
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            content = original.load(path)
+        tensors = _tensors(content)
     except Exception:      # a damaged or foreign file can fail in any way
         refuse(flag, f"cannot read tensors from {str(path)!r}", accepted)
+    options, data = (_mapping(content.get(name)) for name in ("options", "data"))
+    return Checkpoint({key: tensor for key, tensor in tensors.items()
+                       if not key.startswith("layer_blocks.")},
+                      options, _mapping(data["trained_on"]) if "trained_on" in data else None)
+
+
+def _mapping(value) -> dict:
+    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _tensors(content) -> dict[str, Tensor]:

@@ -33,6 +33,11 @@ MINERS = {
 }
 # Which of the three kinds below each returns.
 TUPLES = {name: "triplets" for name in MINERS} | {"npair": "npairs", "lifted": "sets"}
+# How many images of a class, and how many classes, a batch must hold for a tuple to be valid, where
+# that is not FEWEST: a positive and a negative.
+FEWEST = (2, 2)
+OTHER_FEWEST = {"shared_neg_distance": (1, 3), "shared_full_distance": (1, 3),
+                "intra_random": (2, 1)}
 
 
 class Triplets(NamedTuple):

@@ -28,7 +28,7 @@ class Miner:
     def __call__(self, embeddings: Tensor, labels: Tensor) -> Triplets:
         """embeddings (B, D) unit rows, labels (B,) -> B triplets."""
         d = distances(embeddings, embeddings)
-        near = (d <= self.upper_cutoff).fill_diagonal_(False)
+        near = (~(d > self.upper_cutoff)).fill_diagonal_(False)     # NaN is near, and shows itself
         positives, has_positive = draw(relations(labels)[0])
         negatives, has_negative = draw(
             inverse_density(d, embeddings.shape[1], near, lower_cutoff=self.lower_cutoff))

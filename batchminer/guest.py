@@ -11,28 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import datasampler
 from batchminer import Triplets
 from utilities import guests
 from utilities.errors import refuse
 
 
 class Miner:
-    def __init__(self, miner: nn.Module):
-        self.miner = miner
+    def __init__(self, name: str, miner: nn.Module):
+        self.name, self.miner = name, miner
 
     @classmethod
     def from_opt(cls, name: str, opt):
         """UserError where the guest cannot mine from random embeddings of a batch."""
-        miner = cls(guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
-                                 arguments_flag="--pml_miner_args"))
-        labels = torch.arange(opt.bs) // opt.samples_per_class
+        miner = cls(name, guests.build(name, "miners", opt.pml_miner_args, flag="--batch_mining",
+                                       arguments_flag="--pml_miner_args"))
         with torch.random.fork_rng(devices=[]):
-            try:
-                miner(F.normalize(torch.randn(opt.bs, opt.embed_dim)), labels)
-            except Exception as error:
-                refuse("--batch_mining", f"{name} cannot mine from embeddings and labels: "
-                       f"{guests.one_line(error)}",
-                       "a miner that can, its arguments by --pml_miner_args")
+            for what, labels in datasampler.examples(opt, n_classes=opt.bs).items():
+                embeddings = F.normalize(torch.randn(len(labels), opt.embed_dim))
+                try:
+                    miner(embeddings, torch.tensor(labels))
+                except guests.GuestError as error:
+                    batch = f" of a batch with {what}" if what else ""
+                    refuse("--batch_mining", f"{name} cannot mine from embeddings and "
+                           f"labels{batch}: {guests.one_line(error)}",
+                           "a miner that can, its arguments by --pml_miner_args")
         return miner
 
     @torch.no_grad()
@@ -51,4 +54,5 @@ class Miner:
     @torch.no_grad()
     def raw(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
-        return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))
+        with guests.explain(self.name, flag="--batch_mining"):
+            return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))

@@ -57,9 +57,10 @@ def inverse_density(d: Tensor, dim: int, candidates: Tensor, *, lower_cutoff: fl
     """Weights ~ 1/q(max(d, lower_cutoff)) of the candidates, for `draw`: (T, B) int64.
 
     d (T, B) distances of unit vectors in `dim` dimensions; candidates (T, B) bool. The log-weights
-    are shifted by the maximum of each row's candidates, whose weight becomes ONE.
+    are shifted by the maximum of each row's candidates, whose weight becomes ONE. Candidates whose
+    distance is NaN or infinite stay candidates, so that the loss shows what diverged.
     """
-    log_q = log_sphere_density(d.clamp(min=lower_cutoff).square(), dim)
+    log_q = log_sphere_density(d.clamp(min=lower_cutoff).square(), dim).nan_to_num_()
     log_q.masked_fill_(~candidates, torch.inf)
     smallest = log_q.amin(1, keepdim=True).clamp_(max=torch.finfo(d.dtype).max)
     return torch.sub(smallest, log_q, out=log_q).exp_().mul_(ONE).long()

@@ -8,7 +8,9 @@ import importlib
 from collections.abc import Iterable, Set
 from typing import NamedTuple
 
+import datasampler
 from utilities import registry
+from utilities.errors import refuse
 from utilities.options import GUEST
 
 
@@ -29,6 +31,8 @@ MEANING = {  # of what a part can need from the rest of the program
     "triplets": "a miner that gives triplets; for a feature, a --loss that takes them",
     "npairs": "a miner that gives pairs with sets of negatives",
     "sets": "a miner that gives sets of positives and negatives",
+    "pairs": "positive and negative pairs in the batch, which it finds without a miner",
+    "labels": "class labels, compared by --loss",
     "unit length": "an architecture that normalises embeddings",
     "trained head": "the loss reaches the feature's head, whose parameters are trained",
     "second view": "`Batch.second_views`: every image augmented once more",
@@ -42,8 +46,8 @@ PARTS = {
     "npair": Part("--loss", "criteria.npair", {"npairs"}),
     "angular": Part("--loss", "criteria.angular", {"npairs"}),
     "lifted": Part("--loss", "criteria.lifted", {"sets"}),
-    "multisimilarity": Part("--loss", "criteria.multisimilarity"),
-    "histogram": Part("--loss", "criteria.histogram", {"unit length"}),
+    "multisimilarity": Part("--loss", "criteria.multisimilarity", {"pairs"}),
+    "histogram": Part("--loss", "criteria.histogram", {"pairs", "unit length"}),
     "quadruplet": Part("--loss", "criteria.quadruplet", {"triplets"}),
     "snr": Part("--loss", "criteria.snr", {"triplets"}),
     "softmax": Part("--loss", "criteria.softmax"),
@@ -54,11 +58,12 @@ PARTS = {
     "moco": Part("--diva_ssl", "criteria.moco"),
     "fast_moco": Part("--diva_ssl", "criteria.fast_moco", {"unit length"}),
     "adversarial_separation": Part("--diva_decorrelations", "criteria.adversarial_separation"),
-    "discriminative": Part("--diva_features", "criteria.features", {"trained head"}),
+    "discriminative": Part("--diva_features", "criteria.features", {"labels", "trained head"}),
     "selfsimilarity": Part("--diva_features", "criteria.selfsimilarity",
                            {"trained head", "second view"}),
-    "shared": Part("--diva_features", "criteria.features", {"trained head", "triplets"}),
-    "intra": Part("--diva_features", "criteria.features", {"trained head", "triplets"}),
+    "shared": Part("--diva_features", "criteria.features",
+                   {"labels", "trained head", "triplets"}),
+    "intra": Part("--diva_features", "criteria.features", {"labels", "trained head", "triplets"}),
     "dc": Part("--diva_features", "criteria.dc"),
     "imrot": Part("--diva_features", "criteria.imrot", {"rotated view"}),
     "invariantspread": Part("--diva_features", "criteria.invariantspread",
@@ -70,12 +75,22 @@ LOSSES, FEATURES = (
 # The kind of tuples (see `batchminer`) that each loss takes from a miner; others use no miner.
 TAKES = {name: kind for name in LOSSES for kind in ("triplets", "npairs", "sets")
          if kind in PARTS[name].needs}
+# The miners of two features, by --diva_sharing and --diva_intra.
+SHARING = {"random": "random_distance", "standard": "shared_neg_distance",
+           "full": "shared_full_distance"}
+INTRA = {"random": "intra_random"}
 
 
 def needs(names: Iterable[str], what: str) -> bool:
     """Whether any of the parts `names` needs `what`, an entry of `MEANING`."""
     assert what in MEANING, what
     return any(name in PARTS and what in PARTS[name].needs for name in names)
+
+
+def miner_of(feature: str, opt) -> str:
+    """The miner of a feature that is taught by labels."""
+    return {"shared": SHARING[opt.diva_sharing],
+            "intra": INTRA[opt.diva_intra]}.get(feature, opt.batch_mining)
 
 
 def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batchminer=None):
@@ -102,8 +117,24 @@ def check_miner(loss: str, miner: str | None, tuples: str | None) -> None:
     takes = TAKES.get(loss)
     if takes and takes != tuples:
         from batchminer import TUPLES
-        from utilities.errors import refuse
 
         fitting = ", ".join(name for name, kind in TUPLES.items() if kind == takes)
         refuse("--batch_mining", f"{miner!r} gives {tuples}, but --loss {loss} takes {takes}",
                fitting)
+
+
+def check_batches(opt, n_images: int, n_classes: int, what: str) -> None:
+    """UserError where no batch holds n_images of one class and n_classes, which `what` compares."""
+    size, n_drawn = datasampler.group_size(opt), opt.bs
+    if needs(opt.diva_features, "even batch"):  # whose first half the networks see in two views
+        n_drawn, n_images = n_drawn // 2, -(-n_images // 2)
+    by_class = opt.data_sampler in datasampler.BY_CLASS
+    if by_class and size < n_images:
+        refuse("--samples_per_class", f"{size} given, but {what} compares images of one class",
+               f"at least {n_images}")
+    room = -(-n_drawn // size) if size > 1 else n_drawn - n_images + 1
+    if room < n_classes:
+        pair = " and two images of one" * (n_images > 1)
+        refuse("--bs", f"{opt.bs} given, but no batch of --data_sampler {opt.data_sampler} then "
+               f"holds {n_classes} classes{pair}, which {what} compares",
+               "a larger one" + " or a smaller --samples_per_class" * by_class)

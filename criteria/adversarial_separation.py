@@ -11,10 +11,10 @@ from the source's, and the network learns to make that impossible.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import features
+from utilities.geometry import unit
 
 
 class Criterion(nn.Module):
@@ -42,12 +42,12 @@ class Criterion(nn.Module):
     def correlations(self, embeddings: dict[str, Tensor]) -> Tensor:
         """c of each of the P directions, without the weights rho: (P,)."""
         pairs = [direction.split("-") for direction in self.directions]
-        phi = {name: F.normalize(ReversedGradient.apply(embeddings[name]), dim=1)
+        phi = {name: unit(ReversedGradient.apply(embeddings[name]))
                for name in dict.fromkeys(name for pair in pairs for name in pair)}
         targets = torch.stack([phi[target] for _, target in pairs])           # (P, B, D)
         r = torch.stack([self.regressors[direction](phi[source])
                          for direction, (source, _) in zip(self.directions, pairs, strict=True)])
-        return -(targets * F.normalize(r, dim=2)).square().mean((1, 2))
+        return -(targets * unit(r, dim=2)).square().mean((1, 2))
 
 
 class ReversedGradient(torch.autograd.Function):

@@ -9,11 +9,11 @@ sets it to 2 and adds the l2 term.
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import masked
 from criteria.npair import npair_term
+from utilities.geometry import unit
 
 
 class Criterion(nn.Module):
@@ -33,7 +33,7 @@ class Criterion(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         pairs = self.batchminer(embeddings, labels)
-        directions = F.normalize(embeddings, dim=1)
+        directions = unit(embeddings)
         a = directions.index_select(0, pairs.anchors)  # (T, D)
         p = directions.index_select(0, pairs.positives)
         scores = (4 * self.tan_squared * (a + p) @ directions.T

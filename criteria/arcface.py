@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utilities.geometry import unit
+
 SMALLEST_SINE_SQUARED = 1e-7  # keeps the sine's gradient finite where an embedding meets its weight
 
 
@@ -38,11 +40,11 @@ class Criterion(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
-        class_weights = F.normalize(self.class_weights, dim=1)
+        class_weights = unit(self.class_weights)
         if self.original:
             cosines = (embeddings @ class_weights.T).clamp(1e-10, 1 - 1e-10)
         else:
-            cosines = F.normalize(embeddings, dim=1) @ class_weights.T
+            cosines = unit(embeddings) @ class_weights.T
             columns = labels.unsqueeze(1)
             cosines = cosines.scatter(1, columns, self.add_margin(cosines.gather(1, columns)))
         return F.cross_entropy(self.scale * cosines, labels)

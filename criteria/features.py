@@ -25,9 +25,6 @@ from datasets import Batch
 from utilities import registry
 from utilities.options import GUEST
 
-SHARING = {"random": "random_distance", "standard": "shared_neg_distance",
-           "full": "shared_full_distance"}
-INTRA = {"random": "intra_random"}
 DECORRELATION = "sep. loss"     # its name in logs, as in the original
 
 
@@ -69,14 +66,11 @@ class Feature(nn.Module):
     @classmethod
     def from_opt(cls, name, opt, *, network, **sizes):
         """sizes: `n_classes`, `feature_dim` and `n_samples`, as `criteria.select` takes them."""
-        miner, weight = {
-            "shared": (SHARING[opt.diva_sharing], opt.diva_alpha_shared),
-            "intra": (INTRA[opt.diva_intra], opt.diva_alpha_intra),
-        }.get(name, (opt.batch_mining, 1.0))
+        weight = {"shared": opt.diva_alpha_shared, "intra": opt.diva_alpha_intra}.get(name, 1.0)
         # A guest loss can do without tuples, so it mines only where the user names a miner.
         mines = (criteria.needs([name], "triplets") or opt.loss in criteria.TAKES
                  or (opt.loss.startswith(GUEST) and "batch_mining" in opt.given))
-        miner = batchminer.select(miner, opt) if mines else None
+        miner = batchminer.select(criteria.miner_of(name, opt), opt) if mines else None
         return cls(name, criteria.select(opt.loss, opt, batchminer=miner, **sizes), weight)
 
     @property

@@ -9,6 +9,7 @@ default 5e-4. `indices_tuple` holds the valid tuples of a miner. A guest may wai
 
 import copy
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,14 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import criteria
+import datasampler
+from batchminer import FEWEST, OTHER_FEWEST
 from utilities import guests
 from utilities.errors import refuse
 
 
 class Criterion(nn.Module):
-    def __init__(self, loss: nn.Module, batchminer, *, lr: float | None):
+    def __init__(self, name: str, loss: nn.Module, batchminer, *, lr: float | None):
         super().__init__()
-        self.loss, self.batchminer, self.lr = loss, batchminer, lr
+        self.name, self.loss, self.batchminer, self.lr = name, loss, batchminer, lr
 
     @classmethod
     def from_opt(cls, name, opt, *, n_classes, batchminer=None, **_):
@@ -41,16 +44,19 @@ class Criterion(nn.Module):
             refuse("--pml_loss_args", f"lr {lr!r}", "a number of at least 0")
         if learns:
             lr = 5e-4 if lr is None else float(lr)
-        criterion = cls(loss, batchminer, lr=lr)
-        labels = torch.arange(opt.bs) // opt.samples_per_class % n_classes
+        criterion = cls(name, loss, batchminer, lr=lr)
+        if batchminer is not None or not criterion.has_vectors(opt.embed_dim):
+            miner = getattr(batchminer, "name", None)
+            criteria.check_batches(opt, *OTHER_FEWEST.get(miner, FEWEST), f"--loss {name}")
         # Here it is not known whether the criterion is for such a feature or the main loss.
         on_tuples = batchminer is not None and criteria.needs(opt.diva_features, "triplets")
-        criterion.check_on_a_batch(name, labels, opt.embed_dim, needs_tuples=on_tuples)
+        criterion.check_on_batches(opt, n_classes, needs_tuples=on_tuples)
         return criterion
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
-        loss = self.loss(embeddings, labels, self.mine(embeddings, labels))
+        with guests.explain(self.name, flag="--loss"):
+            loss = self.loss(embeddings, labels, self.mine(embeddings, labels))
         for name, value in self.memory().items():
             if isinstance(value, Tensor) and value.requires_grad:
                 self.remember(name, value.detach())  # cuts the graph of this step
@@ -64,31 +70,62 @@ class Criterion(nn.Module):
             return self.batchminer.raw(embeddings, labels)
         return indices_tuple(self.batchminer.tuples, self.batchminer(embeddings, labels))
 
-    def check_on_a_batch(self, name: str, labels: Tensor, dim: int, *, needs_tuples: bool) -> None:
-        """UserError when the loss cannot be computed from random embeddings with these `labels`.
+    def has_vectors(self, dim: int) -> bool:
+        """Whether it compares a batch with vectors of its own: proxies, or a memory."""
+        return any(tensor.ndim == 2 and dim in tensor.shape
+                   for tensor in itertools.chain(self.parameters(), self.buffers()))
+
+    def check_on_batches(self, opt, n_classes: int, *, needs_tuples: bool) -> None:
+        """UserError when the loss cannot be computed from random embeddings of every kind of batch
+        that `--data_sampler` can draw.
 
         With `needs_tuples` also when its value is the same for any tuples, as that of
         classification losses: `shared` and `intra` would then learn what `discriminative` learns.
         """
+        batches = datasampler.examples(opt, n_classes)
+        if criteria.needs(opt.diva_features, "even batch"):
+            batches = {what: labels[:opt.bs // 2] * 2 for what, labels in batches.items()}
         with torch.random.fork_rng(devices=[]):
-            embeddings = F.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()
-            try:
-                loss = copy.deepcopy(self)(embeddings, labels)
-                loss.backward()
-            except Exception as error:
-                miner = "" if self.batchminer is None else f" mined by {self.batchminer.name!r}"
-                refuse("--loss", f"{name} cannot be computed from embeddings and labels{miner}: "
-                       f"{guests.one_line(error)}",
-                       "a loss that can, its arguments by --pml_loss_args")
+            for what, labels in batches.items():
+                if fault := self.fault(labels, opt.embed_dim):
+                    miner = f" mined by {self.batchminer.name!r}" if self.batchminer else ""
+                    batch = f" of a batch with {what}" if what else ""
+                    refuse("--loss", f"{self.name} cannot be computed from embeddings and "
+                           f"labels{miner}{batch}: {fault}",
+                           "a loss that can, its arguments by --pml_loss_args"
+                           + self.hint(opt, n_classes))
             if needs_tuples:
-                rows = torch.arange(len(labels))
-                near, far = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
-                             for partners in ((rows.roll(1), rows.roll(2)),
-                                              (rows.roll(3), rows.roll(5))))
-                if near.equal(far) and near != 0:
-                    refuse("--diva_features", f"--loss {name} does not compare the rows of a "
-                           "tuple, so it cannot teach shared or intra",
-                           "a loss on pairs or triplets, or neither of the two")
+                self.check_uses_tuples(opt.embed_dim, batches[""])
+
+    def fault(self, labels: Sequence[int], dim: int) -> str | None:
+        """What goes wrong in a step with random embeddings of these `labels`, if anything does."""
+        embeddings = F.normalize(torch.randn(len(labels), dim), dim=1).requires_grad_()
+        try:
+            loss = copy.deepcopy(self)(embeddings, torch.tensor(labels))
+            loss.backward()
+        except Exception as error:
+            return guests.one_line(error)
+        return None if loss.isfinite() else f"it is {loss.item()}"
+
+    def hint(self, opt, n_classes: int) -> str:
+        """Options with which this loss can be computed, where classes of equal size are enough."""
+        size = min(opt.bs // opt.samples_per_class, n_classes) * opt.samples_per_class
+        equal = [row // opt.samples_per_class for row in range(size)]
+        if not equal or self.fault(equal, opt.embed_dim):
+            return ""
+        return ", or --data_sampler class_random_unique" + (
+            f" --bs {size}" if size != opt.bs else "")
+
+    def check_uses_tuples(self, dim: int, labels: Sequence[int]) -> None:
+        """UserError when the value is the same for any tuples."""
+        rows, labels = torch.arange(len(labels)), torch.tensor(labels)
+        embeddings = F.normalize(torch.randn(len(labels), dim), dim=1)
+        near, far = (copy.deepcopy(self.loss)(embeddings, labels, (rows, *partners))
+                     for partners in ((rows.roll(1), rows.roll(2)), (rows.roll(3), rows.roll(5))))
+        if near.equal(far) and near != 0:
+            refuse("--diva_features", f"--loss {self.name} does not compare the rows of a tuple, "
+                   "so it cannot teach shared or intra",
+                   "a loss on pairs or triplets, or neither of the two")
 
     def memory(self) -> dict[str, bool | int | float | Tensor]:
         """What the guest keeps outside parameters and buffers, e.g. the position in a queue.

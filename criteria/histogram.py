@@ -35,7 +35,8 @@ class Criterion(nn.Module):
         same = labels[:, None] == labels
         pairs = torch.ones_like(similarity).fill_diagonal_(0)  # (i, j) and (j, i) count alike
         position = (similarity.clamp(-1, 1) + 1) * ((self.nbins - 1) / 2)
-        left = position.detach().floor().clamp(max=self.nbins - 2)
+        # NaN, which stays in the weights, must not become the number of a node.
+        left = position.detach().floor().clamp(max=self.nbins - 2).nan_to_num()
         to_right = (position - left) * pairs
         node = left.long() + self.nbins * ~same
         weights = torch.stack([pairs - to_right, to_right])

@@ -43,5 +43,6 @@ class Criterion(nn.Module):
         positives = (~negatives).fill_diagonal_(False)
         farthest_positive = similarity.masked_fill(~positives, torch.inf).amin(1, keepdim=True)
         nearest_negative = similarity.masked_fill(~negatives, -torch.inf).amax(1, keepdim=True)
-        return (positives & (similarity - self.margin < nearest_negative),
-                negatives & (similarity + self.margin > farthest_positive))
+        # What is not too easy is kept: NaN stays, too, so that the loss shows what diverged.
+        return (positives & ~(similarity - self.margin >= nearest_negative),
+                negatives & ~(similarity + self.margin <= farthest_positive))

@@ -13,11 +13,10 @@ weighs as much as its share of the batch. Both agree where every class has equal
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import masked
-from utilities.geometry import distances
+from utilities.geometry import distances, unit
 
 
 class Criterion(nn.Module):
@@ -39,7 +38,7 @@ class Criterion(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
-        x, proxies = F.normalize(embeddings, dim=1), F.normalize(self.proxies, dim=1)
+        x, proxies = unit(embeddings), unit(self.proxies)
         closeness = distances(x, proxies) if self.euclidean else x @ proxies.T  # (B, C)
         positive = -self.pos_alpha * (closeness[:, labels] - self.pos_delta)    # (B, B)
         negative = self.neg_alpha * (closeness - self.neg_delta)

@@ -6,11 +6,10 @@ with embeddings x and one proxy P for each class, both scaled to length 3 (in th
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from criteria import masked
-from utilities.geometry import squared_distances
+from utilities.geometry import squared_distances, unit
 
 LENGTH = 3
 
@@ -27,8 +26,8 @@ class Criterion(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
-        x = LENGTH * F.normalize(embeddings, dim=1)
-        d2 = squared_distances(x, LENGTH * F.normalize(self.proxies, dim=1))     # (B, C)
+        x = LENGTH * unit(embeddings)
+        d2 = squared_distances(x, LENGTH * unit(self.proxies))     # (B, C)
         others = labels.unsqueeze(1) != torch.arange(len(self.proxies), device=labels.device)
         pull = d2.gather(1, labels.unsqueeze(1)).squeeze(1)
         return masked.mean(pull + masked.log_sum_exp(-d2, others), others.any(1))

@@ -48,7 +48,7 @@ class Criterion(nn.Module):
         else:
             beta = self.beta.index_select(0, labels.index_select(0, triplets[0]))
             hinges = F.relu(snr_ap - beta + self.margin) + F.relu(beta - snr_an + self.margin)
-        loss = masked.mean(hinges, valid & (hinges > 0))
+        loss = masked.mean(hinges, valid & (hinges != 0))  # NaN counts
         if self.reg_lambda:
             loss = loss + self.reg_lambda * masked.mean(a.sum(1).abs(), valid)
         return loss

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utilities.geometry import unit
+
 
 class Criterion(nn.Module):
     def __init__(self, n_classes: int, embed_dim: int, *, temperature: float, lr: float):
@@ -26,5 +28,5 @@ class Criterion(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
-        logits = embeddings @ F.normalize(self.class_weights, dim=1).T / self.temperature
+        logits = embeddings @ unit(self.class_weights).T / self.temperature
         return F.cross_entropy(logits, labels)

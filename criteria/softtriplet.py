@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utilities.geometry import unit
+
 
 class Criterion(nn.Module):
     def __init__(self, n_classes: int, embed_dim: int, *, n_centroids: int, margin: float,
@@ -42,10 +44,10 @@ class Criterion(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """embeddings (B, D); labels (B,) int64 on the same device -> scalar."""
         if self.original:
-            centroids = F.normalize(self.centroids, dim=1)
+            centroids = unit(self.centroids, dim=1)
         else:
-            centroids = F.normalize(self.centroids, dim=0)
-            embeddings = F.normalize(embeddings, dim=1)
+            centroids = unit(self.centroids, dim=0)
+            embeddings = unit(embeddings)
         similarities = (embeddings @ centroids).unflatten(1, (self.n_classes, self.n_centroids))
         if self.original:
             weights = F.softmax(similarities * self.gamma, dim=1)

@@ -29,6 +29,7 @@ from torch import Tensor
 from datasampler.base import BatchSampler
 from datasampler.storage import Storage, pairwise_squared_distances
 from utilities.errors import refuse
+from utilities.random_streams import stream
 
 N_BINS = 50
 
@@ -83,8 +84,7 @@ class Sampler(BatchSampler):
                rng: np.random.Generator) -> np.ndarray:
         """The loss of each subset (C,). The criterion's miner is seeded by `rng`."""
         embeddings, labels = points.float(), torch.from_numpy(self.labels[images])
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+        with stream(int(rng.integers(2**63))), torch.no_grad():
             return np.array([float(criterion(embeddings[subset], labels[subset]))
                              for subset in torch.from_numpy(subsets)])
 

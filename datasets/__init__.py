@@ -7,9 +7,11 @@ CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module in the tabl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utilities.errors import refuse
+from utilities.options import first
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,24 +62,71 @@ class Batch(NamedTuple):
     rotated_views: Tensor | None = None
 
 
-class Identity:
-    """Which images a run's `splits` hold, saved with the run. A resumed run needs the same ones:
-    with others, epochs could not be compared and indices would mean other images."""
+Classes = Mapping[str, Sequence[str]]       # {a dataset's name: names of some of its classes}
 
-    def __init__(self, splits: dict[str, Dataset]):
+
+class Identity:
+    """Which images a run's `splits` hold and which classes its network was trained on, saved in
+    every checkpoint.
+
+    A resumed run needs the same images: with others, epochs could not be compared and indices would
+    mean other images. Whoever evaluates the network, or trains it on, needs `trained_on`: the
+    training classes and those of the weights that the run starts from.
+    """
+
+    def __init__(self, splits: dict[str, Dataset], trained_on: Classes | None):
+        """trained_on: of the weights that the run starts from; see `check_unseen`."""
+        check_unseen(splits, trained_on)
         self.splits = {name: split for name, split in splits.items()
                        if not name.startswith("evaluation")}    # which repeat the training images
+        training = splits["training"]
+        self.trained_on = union(trained_on or {}, {training.name: training.class_names})
 
-    def state_dict(self) -> dict[str, list]:
-        return {name: [len(split), split.digest] for name, split in self.splits.items()}
+    def state_dict(self) -> dict[str, Any]:
+        images = {name: [len(split), split.digest] for name, split in self.splits.items()}
+        return images | {"trained_on": self.trained_on}
 
-    def load_state_dict(self, state: dict[str, list]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """UserError where the images are not those of `state`."""
-        for name, (n_images, digest) in state.items():
-            split = self.splits[name]
+        for name, split in self.splits.items():
+            n_images, digest = state[name]
             if split.digest != digest:
                 refuse("--source_path", f"the {name} images are not those that the run began with: "
                        f"{n_images:,} then, {len(split):,} now, or other names", "the same files")
+        # A checkpoint of an earlier version has no names; its run began from no other run's.
+        self.trained_on = union(state.get("trained_on", {}), self.trained_on)
+
+
+def union(one: Classes, other: Classes) -> dict[str, list[str]]:
+    """The classes of both, each once."""
+    return {name: list(dict.fromkeys([*one.get(name, ()), *other.get(name, ())]))
+            for name in one | other}
+
+
+def seen(split: Dataset, trained_on: Classes) -> list[str]:
+    """The classes of `split` that are among those that a network was trained on."""
+    names = set(trained_on.get(split.name, ()))
+    return [name for name in split.class_names if name in names]
+
+
+def check_unseen(splits: dict[str, Dataset], trained_on: Classes | None) -> None:
+    """UserError where a network that was trained on the classes `trained_on` would be evaluated on
+    one of them. Those that `splits` itself has in training, too, do not count: a validation split
+    may share its classes. Where trained_on is None, it is printed that nobody can tell."""
+    if trained_on is None:
+        print("The checkpoint does not name the classes that it was trained on: nothing can tell "
+              "whether the evaluated ones are among them.", flush=True)
+        return
+    training = set(splits["training"].class_names)
+    for kind in ("validation", "testing"):
+        if kind not in splits:
+            continue
+        split = splits[kind]
+        if known := [name for name in seen(split, trained_on) if name not in training]:
+            refuse("--dataset", f"the network was trained on {len(known):,} of the "
+                   f"{split.n_classes:,} {kind} classes of {split.name!r}: {first(known)}",
+                   "classes divided as they were when it was trained, or other images under "
+                   "another name")
 
 
 def select(name: str, opt) -> dict[str, Dataset]:

@@ -68,17 +68,10 @@ class Dataset(data.Dataset):
         image = self.open_image(self.paths[index])
         # Each view has a seed of its own, so that it does not change when another is left out.
         main, second, rotated = (
-            None if transform is None else augment(transform, image, *item_seeds(seed, view, n=1))
+            None if transform is None else augment(transform, image, seed, view)
             for view, transform in enumerate(self.transforms))
         return Batch(torch.tensor(self.labels[index]), main, torch.tensor(index), second,
                      torch.tensor(index % QUARTER_TURNS), rotated)
-
-
-def item_seeds(*numbers: int, n: int) -> list[int]:
-    """n independent seeds of 63 bits from the numbers (each at least 0), the same on every machine.
-    A larger n adds seeds and changes none."""
-    words = np.random.SeedSequence(numbers).generate_state(n, np.uint64)
-    return (words >> np.uint64(1)).tolist()
 
 
 def collate(items: list[Batch]) -> Batch:

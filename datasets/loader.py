@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 
 from datasets import Batch
-from datasets.dataset import Dataset, collate, item_seeds
+from datasets.dataset import Dataset, collate
 from datasets.workers import block_signals, ignore_signals, unwrap_user_errors
 from utilities import interrupt
 from utilities.environment import available_cores
+from utilities.random_streams import seeds
 
 
 class Loader:
@@ -119,5 +120,4 @@ class SeededBatches:
         epoch = self.epoch
         self.batches.set_epoch(epoch)
         for step, indices in enumerate(self.batches):
-            seeds = item_seeds(self.seed, epoch, step, n=len(indices))
-            yield list(zip(indices, seeds, strict=True))
+            yield list(zip(indices, seeds(self.seed, epoch, step, n=len(indices)), strict=True))

@@ -32,6 +32,12 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if n_training < opt.bs and not opt.evaluate_only:
         refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
                f"{name}", f"at most {n_training}")
+    n_classes = len({label for _, label in samples["training"]})
+    if n_classes < 2 and criteria.needs(opt.diva_features, "labels") and not opt.evaluate_only:
+        refuse("--dataset", f"{name!r} has 1 training class with --train_val_split "
+               f"{opt.train_val_split:g}, but --diva_features {' '.join(opt.diva_features)} learns "
+               "what tells classes apart",
+               "at least 2 training classes, or features that need no labels")
     open_image = images.decode
     if opt.cache == "ram":
         # What loaders read: query and gallery, but not their union.
@@ -91,7 +97,8 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
         if split.startswith("validation"):
             which = " (every second image of a held-out class)" * split.endswith("_query")
             refuse("--train_val_split", f"{share} leaves nothing for {split}{which}",
-                   "1 for no validation split, or a smaller share")
+                   "1 for no validation split, or a smaller share, or a share of the classes by "
+                   "--train_val_split_by_class")
         raise UserError(f"--dataset: no image in the {split} split of {str(folder)!r}; at least 1 "
                         "is needed")
 
@@ -120,8 +127,9 @@ def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
 
 
 def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> dict[str, Samples]:
-    """Moves all but `share` of the training images, or classes, into a validation split."""
-    samples = dict(samples)
+    """Moves all but `share` of the training images, or classes, into a validation split, and prints
+    the share of the images that stays."""
+    samples, n_images = dict(samples), len(samples["training"])
     in_shop = "testing_query" in samples
     if share < 1:
         by_label = {}
@@ -129,9 +137,10 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
             by_label.setdefault(sample[1], []).append(sample)
         groups = list(by_label.values())
         if by_class or in_shop:
-            training, held_out = divide(groups, share)
+            training, held_out = divide(groups, max(1, round(share * len(groups))))
         else:
-            divided = [divide(group, share) for group in groups]
+            divided = [divide(group, len(group) - n_held_out(len(group), share))
+                       for group in groups]
             training, held_out = [kept for kept, _ in divided], [rest for _, rest in divided]
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
@@ -139,6 +148,9 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
                 samples[f"validation_{part}"] = [x for group in held_out for x in group[start::2]]
         else:
             samples["validation"] = list(chain.from_iterable(held_out))
+        n_training = len(samples["training"])
+        print(f"--train_val_split {share:g}: {n_training:,} of {n_images:,} training images stay, "
+              f"a share of {n_training / max(1, n_images):.3f}", flush=True)
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
@@ -146,10 +158,19 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     return samples
 
 
-def divide(items: Sequence, share: float) -> tuple[list, list]:
-    """round(share * n) of the n items, at least one, as evenly spaced as possible; the others."""
+def n_held_out(n: int, share: float) -> int:
+    """How many of a class's n images validate. A single one would be a query with nothing to find:
+    instead of it two go where at least two then stay in training, otherwise none. One image always
+    stays in training."""
+    held_out = min(round((1 - share) * n), n - 1)
+    if held_out == 1:
+        return 2 if n >= 4 else 0
+    return held_out
+
+
+def divide(items: Sequence, k: int) -> tuple[list, list]:
+    """k of the items, as evenly spaced as possible; the others."""
     n = len(items)
-    k = max(1, round(share * n))
     kept = {(2 * i + 1) * n // (2 * k) for i in range(k)}
     return ([item for i, item in enumerate(items) if i in kept],
             [item for i, item in enumerate(items) if i not in kept])

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from utilities.random_streams import stream
+
 GRAYSCALE = 0.2                             # probability
 JITTER = {"adv": 0.2, "realistic": 0.4}     # of brightness, contrast, saturation and hue
 
@@ -57,9 +59,7 @@ def rotated_transform(crop: int, resize: int) -> v2.Compose:
     return v2.Compose([v2.Resize(resize), v2.RandomCrop(crop), to_tensor])
 
 
-def augment(transform: v2.Transform, image: Image.Image, seed: int) -> torch.Tensor:
-    """transform(image), with random numbers that depend only on `seed` (on 32 bits of it, as many
-    as the generator takes). Restores the generator, from which miners and dropout draw."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+def augment(transform: v2.Transform, image: Image.Image, *numbers: int) -> torch.Tensor:
+    """transform(image), with random numbers that depend only on the numbers given."""
+    with stream(*numbers):
         return transform(image)

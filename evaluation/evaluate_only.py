@@ -13,7 +13,9 @@ def evaluate_only(opt) -> int:
     """Prints the metrics of the network in `--checkpoint` and writes nothing; returns 0."""
     device = setup.device(opt)
     network, _ = architectures.load(opt.checkpoint, opt)
-    evaluator = Evaluator.from_opt(opt, datasets.select(opt.dataset, opt), device)
+    splits = datasets.select(opt.dataset, opt)
+    datasets.check_unseen(splits, network.trained_on)
+    evaluator = Evaluator.from_opt(opt, splits, device)
     evaluator.evaluate(network.to(device), 0)
     evaluator.close()
     print(evaluator.report())

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from evaluation import retrievals
 from evaluation.embedding import derive
 from utilities import faiss_gpu
 from utilities.embedding import embed
+from utilities.errors import refuse
 
 PICTURE = "sample_recoveries.png"
 N_QUERIES, N_NEIGHBOURS = 8, 6
@@ -35,6 +38,16 @@ class Split:
     @property
     def loaders(self) -> list[Loader]:
         return [self.queries] if self.gallery is None else [self.queries, self.gallery]
+
+    @property
+    def labels(self) -> list[np.ndarray]:
+        return [loader.dataset.labels for loader in self.loaders]
+
+    @cached_property
+    def own(self) -> np.ndarray:
+        """(N,) int64: the row of each query's own file among the images to search in, or -1."""
+        rows = {path: row for row, path in enumerate(self.loaders[-1].dataset.paths)}
+        return np.array([rows.get(path, -1) for path in self.queries.dataset.paths])
 
 
 class Evaluator:
@@ -80,11 +93,38 @@ class Evaluator:
         if (device_of_metrics.type == "cuda" and any(map(metrics.needs_clusters, names))
                 and not faiss_gpu.usable(device_of_metrics)):
             print("faiss has no GPU here: k-means of the evaluation runs on the CPU.", flush=True)
-        return cls([entry for entry in splits if entry], features=opt.diva_features,
-                   normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
-                   names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
-                   cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                   device=device_of_metrics)
+        evaluator = cls([entry for entry in splits if entry], features=opt.diva_features,
+                        normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
+                        names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
+                        cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
+                        device=device_of_metrics)
+        evaluator.check(opt)
+        return evaluator
+
+    def check(self, opt) -> None:
+        """Prints how many queries have nothing to find. UserError where the epochs of a training
+        cannot be compared since none has, and for a metric that needs more images."""
+        for split in self.splits:
+            n = len(split.own)
+            n_images = len({path for loader in split.loaders for path in loader.dataset.paths})
+            lone = metrics.n_without_positive(*split.labels, own=split.own)
+            if lone == n and split.name == self.chosen_on and not opt.evaluate_only:
+                flag, given, whole, accepted = {
+                    "Val": ("--train_val_split", opt.train_val_split, "validation",
+                            "1 for no validation split, or another share"),
+                    "Test": ("--dataset", repr(opt.dataset), "test",
+                             "two images or more of some class, or --train_val_split to choose "
+                             "epochs on training images")}[split.name]
+                refuse(flag, f"{given} given, but none of the {n:,} queries of the {whole} split "
+                       "has another image of its class to find", accepted)
+            if lone:
+                print(f"{split.name}: {lone:,} of {n:,} queries have no other image of their class "
+                      "to find: misses in recall and mAP, left out of mAP_r and r_precision.",
+                      flush=True)
+            for name in self.names:
+                if metrics.n_singular_values(name) > n_images:
+                    refuse("--evaluation_metrics", f"{name!r} leaves no singular value of the "
+                           f"{n_images:,} images of {split.name}", f"up to rho_spectrum@{n_images}")
 
     @property
     def criterion(self) -> str:
@@ -129,13 +169,13 @@ class Evaluator:
         """{metric: value} of one evaltype, and each query's nearest neighbours (N, k), at least
         N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""
         points = [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
-        labels = [loader.dataset.labels for loader in split.loaders]
+        labels = split.labels
         features, gallery = points if split.gallery else (points[0], None)
         k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
-        neighbours = metrics.knn(features, gallery, k, device=self.device)
+        neighbours = metrics.knn(features, gallery, k, own=split.own, device=self.device)
         values = metrics.compute(names, features, labels[0], neighbours=neighbours,
                                  gallery=(gallery, labels[1]) if split.gallery else None,
-                                 device=self.device)
+                                 own=split.own, device=self.device)
         return values, neighbours[1]
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
@@ -215,7 +255,8 @@ class Evaluator:
 def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:
     """[query, [its nearest neighbours]] of some queries; neighbours (N, k): of all queries."""
     chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES).tolist()
-    return [[query, neighbours[query, :N_NEIGHBOURS].tolist()] for query in chosen]
+    return [[query, [row for row in neighbours[query, :N_NEIGHBOURS].tolist()
+                     if row != split.own[query]]] for query in chosen]
 
 
 def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:

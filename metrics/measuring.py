@@ -20,19 +20,24 @@ DEEPEST_TABLE = 128
 
 class Data(NamedTuple):
     """queries (N, D) float32 and their labels (N,) int64; the gallery (M, D) to search in and its
-    labels (M,), both None where queries are searched among themselves."""
+    labels (M,), both None where queries are searched among themselves; own (N,) int64: the row of
+    the gallery that is the query itself, -1 for none, or None where no query is in the gallery."""
 
     queries: Tensor
     labels: Tensor
     gallery: Tensor | None = None
     gallery_labels: Tensor | None = None
+    own: Tensor | None = None
 
     def union(self) -> tuple[Tensor, Tensor]:
-        """Features and labels of all images: the queries, then the gallery."""
+        """Features and labels of all images: the queries, then those that only the gallery has."""
         if self.gallery is None:
             return self.queries, self.labels
-        return (torch.cat([self.queries, self.gallery]),
-                torch.cat([self.labels, self.gallery_labels]))
+        rest = torch.ones_like(self.gallery_labels, dtype=torch.bool)
+        if self.own is not None:
+            rest[self.own[self.own >= 0]] = False
+        return (torch.cat([self.queries, self.gallery[rest]]),
+                torch.cat([self.labels, self.gallery_labels[rest]]))
 
     def is_unit(self) -> bool:
         return all(bool(((side.norm(dim=1) - 1).abs() < 1e-5).all())
@@ -44,7 +49,7 @@ class Data(NamedTuple):
 
 
 @torch.no_grad()
-def measure(selected: Sequence[Metric], features, labels, *, gallery, neighbours, clusters,
+def measure(selected: Sequence[Metric], features, labels, *, gallery, own, neighbours, clusters,
             device) -> dict:
     """See `metrics.compute`; `selected` in place of names."""
     queries = as_points(features, device)
@@ -53,13 +58,15 @@ def measure(selected: Sequence[Metric], features, labels, *, gallery, neighbours
     if gallery is not None:
         data = data._replace(gallery=as_points(gallery[0], device),
                              gallery_labels=_integers(gallery[1], device))
-    n_images = len(queries) + (0 if data.gallery is None else len(data.gallery))
+        if own is not None:
+            data = data._replace(own=_integers(own, device))
+            _check_rows("own", data.own, len(queries))
     if neighbours is not None:
         neighbours = torch.as_tensor(neighbours[1]).to(device)
         _check_rows("neighbours", neighbours, len(queries))
     if clusters is not None:
         clusters = as_points(clusters[0], device), _integers(clusters[1], device)
-        _check_rows("clusters", clusters[1], n_images)
+        _check_rows("clusters", clusters[1], len(data.union()[1]))
     cosine = [metric for metric in selected if metric.normalized]
     if not cosine or data.is_unit():
         values = _measure(selected, data, neighbours, clusters)
@@ -76,6 +83,13 @@ def table_depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
     by_ranks = [metric for metric in selected if metric.takes == "ranks"]
     depths = _depths(by_ranks, among, len(among) - int(gallery_labels is None)).values()
     return max((depth for depth in depths if depth <= DEEPEST_TABLE), default=0)
+
+
+def n_without_positive(labels, gallery_labels, own) -> int:
+    """See `metrics.n_without_positive`."""
+    labels = _integers(labels, "cpu")
+    gallery_labels = None if gallery_labels is None else _integers(gallery_labels, "cpu")
+    return int((ranking.Classes.count(labels, gallery_labels, own).relevant == 0).sum())
 
 
 def _depths(selected: Iterable[Metric], gallery_labels: Tensor, most: int) -> dict[Metric, int]:
@@ -117,7 +131,7 @@ def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -
     rank the whole gallery. indices (N, k): a table to use if it is deep enough."""
     if not selected:
         return {}
-    classes = ranking.Classes.count(data.labels, data.gallery_labels)
+    classes = ranking.Classes.count(data.labels, data.gallery_labels, data.own)
     n_others = len(classes.gallery) - int(data.gallery is None)
     depths = _depths(selected, classes.gallery, n_others)
     most = max(DEEPEST_TABLE, 0 if indices is None else indices.shape[1])
@@ -127,7 +141,7 @@ def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -
     if near:
         deepest = max(depths[metric] for metric in near)
         if indices is None or indices.shape[1] < deepest:
-            _, indices = nearest(data.queries, data.gallery, deepest)
+            _, indices = nearest(data.queries, data.gallery, deepest, own=data.own)
         values |= _means(near, ranking.in_table(indices, classes))
     if far:
         values |= _means(far, ranking.in_gallery(data.queries, data.gallery, classes))

@@ -11,28 +11,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.neighbours import centred, distance_blocks
+from metrics.neighbours import centred, distance_blocks, own_rows
 
 TABLE_ENTRIES = 2**22   # of a table, looked at in one block
 
 
 class Classes(NamedTuple):
     """Labels of the queries (N,) and of the gallery (M,) int64, and for each query: how many images
-    of its class the gallery has (N,), and how many of them are not the query itself (N,)."""
+    of its class the gallery has (N,), how many of them are not the query itself (N,), and the row
+    of the gallery that is the query itself (N,), -1 where it holds none."""
 
     queries: Tensor
     gallery: Tensor
     size: Tensor
     relevant: Tensor
+    own: Tensor
 
     @classmethod
-    def count(cls, labels: Tensor, gallery_labels: Tensor | None) -> Classes:
-        """gallery_labels None: the queries are the gallery."""
+    def count(cls, labels: Tensor, gallery_labels: Tensor | None, own=None) -> Classes:
+        """gallery_labels None: the queries are the gallery. own: as in `metrics.knn`."""
+        own = own_rows(len(labels), gallery_labels, own, labels.device)
         among = labels if gallery_labels is None else gallery_labels
         _, groups = torch.cat([among, labels]).unique(return_inverse=True)
         gallery_groups, query_groups = groups.split([len(among), len(labels)])
         size = gallery_groups.bincount(minlength=int(groups.max()) + 1)[query_groups]
-        return cls(labels, among, size, size - int(gallery_labels is None))
+        itself = (own >= 0) & (among[own] == labels)
+        return cls(labels, among, size, size - itself.long(), own)
 
 
 class Ranking(NamedTuple):
@@ -41,7 +45,7 @@ class Ranking(NamedTuple):
     ranks: (b, w) float32, ascending, from 1: where they stand among the query's neighbours; inf
     fills the row and stands for images beyond the neighbours looked at;
     relevant: (b,) float32, how many the gallery holds;
-    class_size: (b,) float32, the same with the query itself, where the queries are the gallery.
+    class_size: (b,) float32, the same with the query itself, where the gallery holds it.
     """
 
     ranks: Tensor
@@ -54,6 +58,7 @@ def in_table(indices: Tensor, classes: Classes) -> Iterator[Ranking]:
     for rows in torch.arange(len(indices), device=indices.device).split(
             max(1, TABLE_ENTRIES // max(1, indices.shape[1]))):
         hits = classes.gallery[indices[rows]] == classes.queries[rows, None]
+        hits &= indices[rows] != classes.own[rows, None]
         yield _ranking(from_hits(hits), classes, rows)
 
 
@@ -61,7 +66,7 @@ def in_gallery(queries: Tensor, gallery: Tensor | None, classes: Classes) -> Ite
     """Over the whole gallery. At equal distance, images of other classes count as nearer.
     queries (N, D), gallery (M, D) or None: among the queries."""
     queries, gallery, _ = centred(queries, gallery)
-    for rows, distance in distance_blocks(queries, gallery):
+    for rows, distance in distance_blocks(queries, gallery, classes.own):
         same = classes.gallery == classes.queries[rows, None]
         width = max(1, int(classes.size[rows].max()))
         relevant = _sorted(distance.where(same, torch.inf))[:, :width].contiguous()

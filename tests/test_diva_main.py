@@ -224,6 +224,11 @@ def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
     (["--bs", "200"], "--bs: "),
     (["--weights_path", "/nowhere/weights.pth"], "--weights_path: "),
     (["--loss", "pml:NoSuchLoss"], "--loss: "),
+    (["--loss", "pml:NTXentLoss", "--samples_per_class", "1"],
+     "--samples_per_class: 1 given, but --loss pml:NTXentLoss compares images of one class; "),
+    (["--train_val_split", "0.25", "--train_val_split_by_class", "--bs", "4"],
+     "--dataset: 'tiny' has 1 training class with --train_val_split 0.25, but --diva_features "
+     "discriminative learns what tells classes apart; accepted: at least 2 training classes"),
     (["--cache", "gpu", "--device", "auto"], "--cache: "),
 ])
 def test_what_only_assembly_can_refuse_leaves_nothing_behind(tmp_path, capsys, argv, message):
@@ -278,6 +283,56 @@ def test_what_is_not_finite_ends_the_run_and_names_the_batch(tmp_path, capsys, m
     last = torch.load(folder / "checkpoint_last.pth.tar", weights_only=True)
     assert last["epoch"] == 1
     assert all(value.isfinite().all() for value in last["state_dict"].values())
+
+
+@pytest.mark.parametrize("arch, why", [
+    ("", "so large that float32 does not hold their squared distances"),
+    ("_normalize", "not finite")])
+def test_embeddings_that_diverge_end_the_run_with_its_last_good_checkpoint(
+        tmp_path, capsys, arch, why):
+    """The one step of the second epoch makes the head's weights so large that squares overflow."""
+    words = runs.arguments(tmp_path, "--arch", f"shufflenet_v2_x0_5{arch}", "--optim", "sgd",
+                           "--bs", 16, "--lr", 1e-30, "--fc_lr", 1e-3, "--scheduler", "exp",
+                           "--gamma", 1e25, "--n_epochs", 3)
+    assert main(*words) == 1
+    folder, = runs.folders(tmp_path)
+    error, = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"diva_main.py: error: epoch 1: the embeddings of 16 of 16 images are "
+                            f"{why}, that of '")
+    assert error.endswith(f"; the last good checkpoint is '{folder}/checkpoint_last.pth.tar'")
+    assert runs.last(folder)["epoch"] == 1
+
+
+@pytest.mark.parametrize("flag", ["--loss", "--batch_mining"])
+def test_what_a_guest_raises_ends_the_run_after_the_last_whole_epoch_is_saved(
+        tmp_path, capsys, monkeypatch, flag):
+    """It fails in the second of two steps of the second epoch."""
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning import losses, miners
+
+    def dying(base):
+        class Dying(base):
+            steps = 0
+
+            def forward(self, *arguments):
+                self.steps += 1
+                if self.steps == 4:
+                    raise ValueError("too\nmuch")
+                return super().forward(*arguments)
+
+        return Dying
+
+    monkeypatch.setattr(losses, "Dying", dying(losses.TripletMarginLoss), raising=False)
+    monkeypatch.setattr(miners, "Dying", dying(miners.TripletMarginMiner), raising=False)
+    monkeypatch.setattr(miners.Dying, "steps", -3)  # spent where the miner is tried
+    assert main(*runs.arguments(tmp_path, "--n_epochs", 9, "--save_every", 5, flag,
+                                "pml:Dying")) == 1
+    folder, = runs.folders(tmp_path)
+    assert capsys.readouterr().err.splitlines() == [
+        f"diva_main.py: error: epoch 1, step 1: {flag}: pml:Dying fails: too much; accepted: "
+        f"batches that it takes (--data_sampler, --samples_per_class, --bs), or another {flag}; "
+        f"the last good checkpoint is '{folder}/checkpoint_last.pth.tar'"]
+    assert runs.last(folder)["epoch"] == 1
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

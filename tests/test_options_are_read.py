@@ -155,7 +155,7 @@ SHAPING = {
     "loss": (["triplet"], []),
     "diva_features": (["discriminative", "shared"], []),
     "diva_ssl": (["moco"], ALL),
-    "diva_sharing": (["full"], ALL),
+    "diva_sharing": (["full"], [*ALL, "--samples_per_class", 1]),
     "diva_alpha_ssl": ([0.5], ALL),
     "diva_alpha_shared": ([0.5], ALL),
     "diva_alpha_intra": ([0.5], ALL),

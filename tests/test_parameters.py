@@ -15,7 +15,6 @@ import batchminer
 import criteria
 import datasampler
 import parameters
-from criteria import features as objective
 from parameters import FLAGS, read_arguments, resolve
 from utilities.errors import UserError
 
@@ -90,8 +89,8 @@ def test_help_is_printed_without_torch():
 
 def test_names_are_those_of_the_objective_and_registries():
     assert set(FLAGS["diva_features"].accepts) == set(criteria.FEATURES)
-    assert set(FLAGS["diva_sharing"].accepts) == set(objective.SHARING)
-    assert set(FLAGS["diva_intra"].accepts) == set(objective.INTRA)
+    assert set(FLAGS["diva_sharing"].accepts) == set(criteria.SHARING)
+    assert set(FLAGS["diva_intra"].accepts) == set(criteria.INTRA)
     assert set(FLAGS["diva_ssl"].accepts) == {
         name for name, part in criteria.PARTS.items() if part.flag == "--diva_ssl"}
 

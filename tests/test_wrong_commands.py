@@ -341,8 +341,40 @@ WRONG = [
      "--evaluation_metrics: 'rho_spectrum@-128' leaves no singular value of embeddings of 128 "
      "dimensions; accepted: up to rho_spectrum@127"),
     ("--bs 16 --samples_per_class 16",
-     "--samples_per_class: 16 given, all of --bs 16, but --loss margin compares classes; "
-     "accepted: at most half of --bs"),
+     "--bs: 16 given, but no batch of --data_sampler class_random then holds 2 classes and two "
+     "images of one, which --loss margin compares; accepted: a larger one or a smaller "
+     "--samples_per_class"),
+    ("--bs 16 --samples_per_class 16 --loss multisimilarity",
+     "--bs: 16 given, but no batch of --data_sampler class_random then holds 2 classes and two "
+     "images of one, which --loss multisimilarity compares; accepted: a larger one or a smaller "
+     "--samples_per_class"),
+    ("--bs 8 --samples_per_class 4 --diva_features discriminative invariantspread",
+     "--bs: 8 given, but no batch of --data_sampler class_random then holds 2 classes, which "
+     "--loss margin compares; accepted: a larger one or a smaller --samples_per_class"),
+    ("--bs 8 --samples_per_class 4 --diva_features discriminative shared --diva_sharing standard",
+     "--bs: 8 given, but no batch of --data_sampler class_random then holds 3 classes, which "
+     "--diva_features shared compares; accepted: a larger one or a smaller --samples_per_class"),
+    ("--bs 2 --data_sampler random",
+     "--bs: 2 given, but no batch of --data_sampler random then holds 2 classes and two images of "
+     "one, which --loss margin compares; accepted: a larger one"),
+    ("--bs 2 --data_sampler random_semi_class --loss lifted",
+     "--bs: 2 given, but no batch of --data_sampler random_semi_class then holds 2 classes and "
+     "two images of one, which --loss lifted compares; accepted: a larger one"),
+    ("--samples_per_class 1",
+     "--samples_per_class: 1 given, but --loss margin compares images of one class; accepted: at "
+     "least 2"),
+    ("--samples_per_class 1 --loss npair --data_sampler class_random_unique",
+     "--samples_per_class: 1 given, but --loss npair compares images of one class; accepted: at "
+     "least 2"),
+    ("--samples_per_class 1 --loss multisimilarity --data_sampler fid_batchmatch",
+     "--samples_per_class: 1 given, but --loss multisimilarity compares images of one class; "
+     "accepted: at least 2"),
+    ("--samples_per_class 1 --loss histogram",
+     "--samples_per_class: 1 given, but --loss histogram compares images of one class; accepted: "
+     "at least 2"),
+    ("--samples_per_class 1 --diva_features selfsimilarity intra",
+     "--samples_per_class: 1 given, but --diva_features intra compares images of one class; "
+     "accepted: at least 2"),
     ("--loss histogram --arch resnet50_frozen",
      "--arch: 'resnet50_frozen' given, but --loss histogram needs embeddings of unit length; "
      "accepted: resnet50_frozen_normalize, or another --loss"),
@@ -378,6 +410,10 @@ WRONG = [
     ("--checkpoint c.pth.tar",
      "--checkpoint: 'c.pth.tar' given without --evaluate_only; accepted: --evaluate_only "
      "--checkpoint <file>, or --resume <run folder> to train on"),
+    ("--evaluate_only --checkpoint \"\"",
+     "--checkpoint: '' given; accepted: a path"),
+    ("--weights_path w.pth --weights_path",
+     "--weights_path: expected one argument; accepted: a text"),
     ("--evaluate_only --checkpoint c.pth.tar --check_data",
      "--check_data: given with --evaluate_only; accepted: one of them"),
     ("--resume no_such_folder",
@@ -394,6 +430,18 @@ def test_wrong_commands_end_with_one_line(command, line, capsys):
     told = capsys.readouterr()
     assert told.err == f"diva_main.py: error: {line.format(**NAMES)}\n"
     assert told.out == ""
+
+
+@pytest.mark.parametrize("command", [
+    "--samples_per_class 1 --loss softmax", "--bs 2 --samples_per_class 2 --loss proxynca",
+    "--samples_per_class 1 --data_sampler random", "--bs 3 --data_sampler rrandom",
+    "--samples_per_class 1 --diva_features selfsimilarity",
+    "--samples_per_class 1 --diva_features shared --diva_sharing full",
+    "--samples_per_class 1 --diva_features discriminative invariantspread",
+    "--bs 12 --samples_per_class 4 --diva_features discriminative invariantspread",
+    "--bs 8 --samples_per_class 8 --diva_features intra", "--bs 8 --samples_per_class 4"])
+def test_batches_with_something_to_learn_from_are_no_mistake(command):
+    parameters.read_arguments(shlex.split(command))
 
 
 def test_the_table_is_long_enough():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from utilities import faiss_gpu
+from utilities.errors import TrainingError
+from utilities.geometry import unusable_rows
 
 ITERATIONS, SEED = 20, 1234
 
@@ -17,9 +19,13 @@ ITERATIONS, SEED = 20, 1234
 def k_means(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Centroids (k, D) float32, and the nearest one of each point (N,) int64, on its device.
 
-    points (N, D) float32, finite, N >= k. Every point takes part in every iteration; a cluster may
-    end up empty. On a GPU where the points lie on one and faiss can use it, otherwise on the CPU.
+    points (N, D) float32, N >= k. Every point takes part in every iteration; a cluster may end up
+    empty. On a GPU where the points lie on one and faiss can use it, otherwise on the CPU.
+    TrainingError for points whose squared distances overflow, with which faiss ends the process.
     """
+    bad, why = unusable_rows(points)
+    if len(bad):
+        raise TrainingError(f"{len(bad):,} of {len(points):,} points {why}: cannot cluster them")
     rows = np.ascontiguousarray(points.detach().cpu().numpy())
     dim, on_gpu = rows.shape[1], faiss_gpu.usable(points.device)
     parameters = faiss.ClusteringParameters()

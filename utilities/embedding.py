@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from utilities.errors import RunError
+from utilities.errors import TrainingError
 from utilities.geometry import unusable_rows
 
 
@@ -19,8 +19,8 @@ def embed(network: nn.Module, loader, features: Sequence[str] | None, *, epoch: 
 
     device: where the result goes, by default where the network computes. Returns (N, total width)
     float32, allocated once. The network computes in evaluation mode and each of its modules then
-    returns to the mode it was in. RunError, naming the first image, when an embedding is not finite
-    or too large to be compared.
+    returns to the mode it was in. TrainingError, naming the first image, when an embedding is not
+    finite or too large to be compared.
     """
     n_images, embeddings, done = len(loader.dataset), None, 0
     modes = {module: module.training for module in network.modules()}
@@ -42,6 +42,7 @@ def embed(network: nn.Module, loader, features: Sequence[str] | None, *, epoch: 
     assert done == n_images, f"the loader gave {done} of {n_images} images"
     rows, why = unusable_rows(embeddings)
     if len(rows):
-        raise RunError(f"the embeddings of {len(rows):,} of {n_images:,} images {why}, that of "
-                       f"{loader.dataset.paths[int(rows[0])]!r} first")
+        first = loader.dataset.paths[int(rows[0])]
+        raise TrainingError(f"the embeddings of {len(rows):,} of {n_images:,} images {why}, that "
+                            f"of {first!r} first")
     return embeddings if device is None else embeddings.to(device)

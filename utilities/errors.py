@@ -15,6 +15,13 @@ class RunError(RuntimeError):
     """
 
 
+class TrainingError(RunError):
+    """A RunError to which training led, e.g. by divergence. `diva_main.py` adds the epoch, the step
+    where it was raised `in_step`, and the last good checkpoint."""
+
+    in_step = False
+
+
 def refuse(flag: str, what: str, accepted: str) -> NoReturn:
     """Raises the UserError for `what` was given by `flag`, with what would be `accepted`."""
     raise UserError(f"{flag}: {what}; accepted: {accepted}")

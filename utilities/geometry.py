@@ -1,8 +1,9 @@
-"""Rows that are finite, Euclidean distances, the density of distances on the unit sphere."""
+"""Rows that can be compared, unit vectors, Euclidean distances, densities on the unit sphere."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,6 +16,13 @@ def unusable_rows(x: Tensor) -> tuple[Tensor, str]:
     longest = torch.finfo(torch.float32).max ** 0.5 / 2
     return ((x.norm(dim=1) > longest).nonzero()[:, 0],
             "are so large that float32 does not hold their squared distances")
+
+
+def unit(x: Tensor, dim: int = 1) -> Tensor:
+    """x / |x| along `dim`, any shape. NaN, which ends a run, where float32 does not hold the square
+    of the norm (F.normalize gives 0 there)."""
+    overflows = x.detach().norm(dim=dim, keepdim=True).isinf()
+    return F.normalize(x, dim=dim).masked_fill(overflows, torch.nan)
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+import torch
 
 from utilities import registry
-from utilities.errors import UserError, refuse
+from utilities.errors import RunError, TrainingError, UserError, refuse
 from utilities.options import GUEST
 
 INSTALL = 'pip install "pytorch-metric-learning>=2.7,<3"'
 FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
+
+
+class GuestError(TrainingError):
+    """What a guest raised."""
+
+    in_step = True
+
+
+@contextlib.contextmanager
+def explain(name: str, *, flag: str) -> Iterator[None]:
+    """GuestError in place of what the guest `name`, given by `flag`, raises."""
+    try:
+        yield
+    except (RunError, UserError, torch.OutOfMemoryError):   # which `utilities.setup` explains
+        raise
+    except Exception as error:
+        raise GuestError(f"{flag}: {name} fails: {one_line(error)}; accepted: batches that it "
+                         f"takes (--data_sampler, --samples_per_class, --bs), or another {flag}"
+                         ) from error
 
 
 def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag: str,
@@ -89,5 +111,7 @@ def parameters(cls: type) -> list[str]:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, without line breaks, also for an exception without a message."""
+    """What went wrong, in a guest's own words, without line breaks, also for an exception without a
+    message."""
+    error = error.__cause__ if isinstance(error, GuestError) else error
     return " ".join(str(error).split()) or type(error).__name__

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from utilities.checkpoint import write_text
-from utilities.errors import RunError
+from utilities.errors import RunError, TrainingError
 from utilities.run_folder import last
 
 
@@ -30,17 +30,16 @@ class NotFinite(Exception):
         super().__init__(f"{term} is not finite at step {step}")
         self.term, self.step, self.batch = term, step, batch
 
-    def report(self, folder: Path, epoch: int, paths: Sequence[str]) -> RunError:
-        """Writes `not_finite.json`, which lists the batch's files, into `folder`; returns the error
-        to end the run with. paths: those of the dataset."""
+    def report(self, folder: Path, epoch: int, paths: Sequence[str]) -> str:
+        """Writes `not_finite.json`, which lists the batch's files, into `folder`; says what
+        happened. paths: those of the dataset."""
         if self.step is None:
-            return RunError(f"{self.term} is not finite before the first step of epoch {epoch}")
+            return f"{self.term} is not finite before the first step of epoch {epoch}"
         path = folder / "not_finite.json"
         write_text(path, json.dumps({"term": self.term, "epoch": epoch, "step": self.step,
                                      "files": [paths[i] for i in self.batch]}, indent=1) + "\n")
-        return RunError(f"{self.term} is not finite in epoch {epoch}, step {self.step}; the files "
-                        f"of that batch are in {str(path)!r}"
-                        + ("; the last good checkpoint is kept" if last(folder) else ""))
+        return (f"{self.term} is not finite in epoch {epoch}, step {self.step}; the files of that "
+                f"batch are in {str(path)!r}")
 
 
 class Monitor:
@@ -107,13 +106,23 @@ class Monitor:
             if not math.isfinite(entry):
                 raise self._not_finite(name, self.n_steps - 1 if self.n_steps else None)
 
-    def cause_of(self, error: Exception) -> NotFinite | None:
-        """What was not finite when `error` came: `error` itself, or what led to it."""
+    def explain(self, error: Exception, folder: Path, epoch: int, paths: Sequence[str]) -> None:
+        """RunError in place of `error` where something was not finite when it came, and for a
+        TrainingError: it says where, and which checkpoint in `folder` is good."""
+        cause = error
         try:
             self.read()
         except NotFinite as bad:
-            return bad
-        return error if isinstance(error, NotFinite) else None
+            cause = bad
+        if isinstance(cause, NotFinite):
+            text = cause.report(folder, epoch, paths)
+        elif isinstance(cause, TrainingError):
+            text = f"epoch {epoch}{f', step {self.n_steps}' if cause.in_step else ''}: {cause}"
+        else:
+            return
+        good = last(folder)
+        raise RunError(
+            text + (f"; the last good checkpoint is {str(good)!r}" if good else "")) from error
 
     def _not_finite(self, term: str, step: int | None) -> NotFinite:
         batch = [] if step is None else self.batches[step - self.n_steps].tolist()

@@ -256,6 +256,12 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def first(names: Sequence[str], n: int = 10) -> str:
+    """The first `n` of `names` as messages show them."""
+    more = f" and {len(names) - n:,} more" if len(names) > n else ""
+    return ", ".join(map(repr, names[:n])) + more
+
+
 def show(value: Any) -> str:
     """A value as messages show it."""
     return repr(value) if isinstance(value, str) else plain(value) or "none"

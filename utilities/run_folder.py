@@ -69,7 +69,7 @@ def last(folder: str | Path) -> Path | None:
     return path if path.exists() else None
 
 
-def epochs_done(state: dict[str, Any], n_epochs: int) -> int:
+def epochs_in(state: dict[str, Any], n_epochs: int) -> int:
     """How many epochs a run had trained when it saved `state`; UserError where it is to be resumed
     for fewer."""
     done = state["epoch"]

@@ -79,7 +79,7 @@ def test_dtypes_views_and_shared_storages_survive(tmp_path):
     for older in (False, True):
         torch.save({"state_dict": tensors, "opt": argparse.Namespace()}, tmp_path / "file",
                    _use_new_zipfile_serialization=not older)
-        read, _ = weights.read_checkpoint(tmp_path / "file")
+        read = weights.read_checkpoint(tmp_path / "file").tensors
         assert list(read) == list(tensors)
         for name, tensor in tensors.items():
             assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor), name

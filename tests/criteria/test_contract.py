@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import batchminer
 import criteria
 from utilities.errors import UserError
+from utilities.geometry import unit
 
 D, CLASSES = 8, 6
 DEFAULT_MINER = {"triplets": "distance", "npairs": "npair", "sets": "lifted", None: None}
@@ -42,6 +43,16 @@ def test_scalar_in_fp32_with_a_gradient(select, loss, miner):
     for tensor in (raw, *criterion.parameters()):
         assert tensor.grad.isfinite().all()
     assert value == 0 or raw.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("loss, miner", FITTING)
+@pytest.mark.parametrize("scale", [torch.nan, 1e30])
+def test_embeddings_that_diverged_show_in_the_loss(select, loss, miner, scale):
+    """Without an error, so that the run ends with the step's number and its files."""
+    x = scale * torch.randn(18, D)
+    if criteria.needs([loss], "unit length"):
+        x = unit(x)
+    assert not select(loss, miner)(x, torch.arange(18) // 3) < 1e18
 
 
 @pytest.mark.parametrize("loss, miner", UNFITTING)

@@ -4,7 +4,7 @@ import torch
 
 import criteria
 from criteria.dc import Criterion, principal_components
-from utilities.errors import UserError
+from utilities.errors import TrainingError, UserError
 
 
 def build(n_samples=60, n_clusters=4, feature_dim=10, pca_dim=5):
@@ -130,6 +130,12 @@ def test_equal_images_leave_clusters_empty(n_clusters):
     loss = criterion(trunk, torch.arange(2))
     loss.backward()
     assert loss.isfinite() and trunk.grad.isfinite().all()
+
+
+def test_trunks_that_overflow_in_the_principal_components_are_refused():
+    criterion = build()
+    with pytest.raises(TrainingError, match=r"^60 of 60 points are .*: cannot cluster them$"):
+        criterion.update(1e19 * torch.randn(60, 10))
 
 
 def test_as_many_clusters_as_images():

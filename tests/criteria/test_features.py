@@ -352,9 +352,9 @@ def test_every_miner_of_sharing_and_intra_exists():
     import batchminer
     import parameters
 
-    assert set(parameters.FLAGS["diva_sharing"].accepts) == set(features.SHARING)
-    assert set(parameters.FLAGS["diva_intra"].accepts) == set(features.INTRA)
-    for name in (*features.SHARING.values(), *features.INTRA.values()):
+    assert set(parameters.FLAGS["diva_sharing"].accepts) == set(criteria.SHARING)
+    assert set(parameters.FLAGS["diva_intra"].accepts) == set(criteria.INTRA)
+    for name in (*criteria.SHARING.values(), *criteria.INTRA.values()):
         assert batchminer.TUPLES[name] == "triplets"
 
 

@@ -172,7 +172,9 @@ GUESTS = [name for name, value in vars(losses).items() if inspect.isclass(value)
 @pytest.mark.parametrize("name", GUESTS)
 def test_the_state_of_every_guest_loads_without_running_code(select, x, name, tmp_path):
     """Some keep their margin as a NumPy number, which torch.load(weights_only=True) refuses."""
-    criterion, resumed = (select(name, ARGUMENTS.get(name)) for _ in range(2))
+    criterion, resumed = (
+        select(name, ARGUMENTS.get(name), "--data_sampler", "class_random_unique")
+        for _ in range(2))
     criterion(x, LABELS)
     torch.save(criterion.state_dict(), tmp_path / "state")
     resumed.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
@@ -225,6 +227,47 @@ def test_what_does_not_fit_is_refused_in_one_line(select, name, arguments, messa
     with pytest.raises(UserError, match=f"^{message}") as error:
         select(name, arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("argv, n_classes, message", [
+    ((), 6, r" of a batch with a class drawn twice: All .* --data_sampler class_random_unique$"),
+    (("--data_sampler", "random"), 20, r" of a batch with a class drawn twice: .*"),
+    (("--data_sampler", "rrandom"), 20, r": .*, or --data_sampler class_random_unique$"),
+    (("--data_sampler", "class_random_unique"), 3,
+     r": All .*, or --data_sampler class_random_unique --bs 12$")])
+def test_a_loss_is_tried_on_every_kind_of_batch_that_the_sampler_draws(
+        select, argv, n_classes, message):
+    """This one needs classes of equal size."""
+    with pytest.raises(UserError, match="^--loss: pml:SmoothAPLoss cannot be computed from "
+                                        "embeddings and labels" + message):
+        select("SmoothAPLoss", {}, *argv, n_classes=n_classes)
+    select("SmoothAPLoss", {}, "--data_sampler", "class_random_unique")
+
+
+def test_a_loss_that_is_nan_without_positives_is_refused_where_there_may_be_none(select):
+    with pytest.raises(UserError, match=r"^--loss: pml:NCALoss cannot be computed .* it is nan; "):
+        select("NCALoss", {}, "--data_sampler", "random", n_classes=100)
+    select("NCALoss", {}, "--data_sampler", "rrandom", n_classes=100)
+
+
+ONE_EACH = ("--samples_per_class", 1)
+ALL = ("--samples_per_class", 16)
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "NTXentLoss", "MarginLoss", "NCALoss"])
+@pytest.mark.parametrize("argv, flag", [(ONE_EACH, "--samples_per_class: 1"), (ALL, "--bs: 16")])
+def test_a_loss_on_pairs_needs_batches_with_pairs(select, name, argv, flag):
+    arguments = {"learn_beta": True} if name == "MarginLoss" else {}
+    with pytest.raises(UserError, match=f"^{flag} given, but .*--loss pml:{name} compares"):
+        select(name, arguments, *argv)
+
+
+@pytest.mark.parametrize("name", ["ProxyAnchorLoss", "ArcFaceLoss", "CrossBatchMemory"])
+@pytest.mark.parametrize("argv", [ONE_EACH, ALL])
+def test_a_loss_with_vectors_of_its_own_needs_none_unless_tuples_are_mined(select, x, name, argv):
+    assert select(name, ARGUMENTS.get(name), *argv)(x, LABELS) != 0
+    with pytest.raises(UserError, match=r"given, but .*--loss pml:.* compares"):
+        select(name, ARGUMENTS.get(name), *argv, "--batch_mining", "distance", miner="distance")
 
 
 def test_a_missing_library_is_named(select, monkeypatch):

@@ -200,3 +200,30 @@ def test_the_command_line_s_samplers_are_the_registry_s(make_opt):
     with pytest.raises(UserError, match=r"^--data_sampler: unknown 'clas_random' \(did you mean "
                                         r"'class_random'\?\)"):
         datasampler.select("clas_random", opt, dataset)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_example_labels_are_of_batches_that_the_sampler_draws(name):
+    """Among many that it draws from two classes, there are such with classes of the same sizes."""
+    opt = options(bs=4, samples_per_class=2)
+    opt.data_sampler = name
+    examples = datasampler.examples(opt, n_classes=2)
+    assert ("one class alone" in examples) == (name != "class_random_unique")
+    labels = np.arange(30) % 2
+    sampler = datasampler.select(name, opt, types.SimpleNamespace(labels=labels))
+    sampler.bind(Judge())
+    sampler.fill(torch.randn(30, 6))
+    drawn = {sizes(labels[batch]) for _ in range(20) for batch in sampler}
+    assert {sizes(batch) for batch in examples.values()} <= drawn
+
+
+def sizes(labels):
+    return tuple(sorted(np.unique(labels, return_counts=True)[1].tolist()))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_examples_are_whole_batches_of_the_classes_there_are(name, make_opt):
+    for n_classes in (1, 5, 1000):
+        opt = make_opt("--data_sampler", name, "--samples_per_class", 4)
+        for labels in datasampler.examples(opt, n_classes).values():
+            assert len(labels) == opt.bs and set(labels) <= set(range(n_classes))

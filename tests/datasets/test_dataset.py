@@ -3,12 +3,11 @@ import pytest
 import torch
 
 import datasets
-from datasets.dataset import collate, item_seeds
+from datasets.dataset import collate
 from datasets.loader import Loader
 from tests import trees
 
 VIEWS = ("images", "second_views", "rotated_views")
-SEEDS = [1535930435702422785, 8873073696119052510, 3894832414965109837]     # of (0, 1, 2)
 
 
 @pytest.fixture
@@ -105,17 +104,6 @@ def test_big_crops_are_big_in_evaluation_too(select):
     splits = select(augmentation="big", crop_size=32)
     assert splits["training"][0, 0].images.shape == splits["testing"][0, 0].images.shape
     assert splits["training"][0, 0].images.shape == (3, 32, 32)
-
-
-def test_seeds_are_the_same_on_every_machine():
-    assert item_seeds(0, 1, 2, n=3) == SEEDS
-
-
-def test_seeds_depend_on_every_number_and_not_on_the_batch_size():
-    assert item_seeds(1, 2, 3, n=5) == item_seeds(1, 2, 3, n=9)[:5]
-    given = [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0), (2**40, 2, 3)]
-    seeds = [seed for numbers in given for seed in item_seeds(*numbers, n=50)]
-    assert len(set(seeds)) == len(seeds) and min(seeds) >= 0 and max(seeds) < 2**63
 
 
 def test_a_batch_stacks_the_items(select):

@@ -4,15 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import datasets
-from datasets.splits import divide
+from datasets.splits import divide, n_held_out
 from tests import trees
 from utilities.errors import UserError
 
 
-@given(st.integers(1, 300), st.floats(0.001, 1))
-def test_a_division_keeps_the_share_and_spaces_it_evenly(n, share):
-    kept, others = divide(range(n), share)
-    assert sorted(kept + others) == list(range(n)) and len(kept) == max(1, round(share * n))
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_a_division_keeps_k_and_spaces_them_evenly(numbers):
+    n, k = numbers
+    kept, others = divide(range(n), k)
+    assert sorted(kept + others) == list(range(n)) and len(kept) == k
     assert kept[0] >= 0 and kept[-1] < n
     gaps = np.diff(kept)
     assert not len(gaps) or gaps.max() - gaps.min() <= 1
@@ -29,7 +30,8 @@ def test_training_images_come_three_times_and_labels_start_at_zero(tmp_path):
         assert split.labels.dtype == np.int64 and split.n_classes == 3 and split.name == "cub200"
         assert split.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert not set(splits["training"].paths) & set(splits["testing"].paths)
-    assert set(datasets.Identity(splits).state_dict()) == {"training", "testing"}
+    assert set(datasets.Identity(splits, {}).state_dict()) == {
+        "training", "testing", "trained_on"}
 
 
 def test_validation_by_samples_takes_evenly_from_each_class(tmp_path):
@@ -44,6 +46,29 @@ def test_validation_by_samples_takes_evenly_from_each_class(tmp_path):
     assert [path[-6:] for path in validation.paths] == ["01.jpg", "03.jpg"]
     assert validation.labels.tolist() == [0, 0]
     assert splits["evaluation"].paths == training.paths
+
+
+@given(st.integers(1, 300), st.floats(0.001, 0.999))
+def test_a_class_gives_at_least_two_images_to_validation_or_none(n, share):
+    wanted, held_out = round((1 - share) * n), n_held_out(n, share)
+    assert held_out != 1 and n - held_out >= 1
+    if 1 < wanted < n:
+        assert held_out == wanted
+    if wanted == 1:
+        assert held_out == (2 if n - 2 >= 2 else 0)
+
+
+def test_small_classes_validate_with_two_images_or_none_and_the_share_is_printed(tmp_path, capsys):
+    for c in range(2, 9):       # classes of 2 to 8 images train
+        for i in range(c):
+            trees.write(tmp_path / "cub200" / "images" / f"{c:03d}.Class" / f"{i}.jpg", 10 * c + i)
+    for c in range(9, 16):
+        trees.write(tmp_path / "cub200" / "images" / f"{c:03d}.Class" / "0.jpg", c)
+    splits = datasets.select("cub200", trees.options(tmp_path, train_val_split=0.8))
+    counts = [np.bincount(splits[name].labels).tolist() for name in ("training", "validation")]
+    assert counts == [[2, 3, 2, 3, 4, 5, 6], [2, 2, 2, 2, 2]]
+    assert capsys.readouterr().out == (
+        "--train_val_split 0.8: 25 of 35 training images stay, a share of 0.714\n")
 
 
 def test_validation_by_class(tmp_path):
@@ -156,3 +181,15 @@ def test_broken_images_are_left_out_named_and_counted(tmp_path, capsys):
     assert said.count("it is empty") == 4
     assert "training keeps 7 of 12 images, 2 of 3 classes" in said
     assert "testing keeps 12 of 13 images, 3 of 3 classes" in said
+
+
+def test_one_training_class_is_refused_where_labels_teach(tmp_path):
+    """The first half of two or three classes."""
+    for n_classes, name in ((2, "two"), (3, "three")):
+        trees.class_folders(tmp_path / name, n_classes)
+        with pytest.raises(UserError, match=rf"^--dataset: '{name}' has 1 training class .* learns "
+                                            r"what tells classes apart; accepted: at least 2 "):
+            datasets.select(name, trees.options(tmp_path, diva_features=["dc", "discriminative"]))
+        for options in ({"diva_features": ["dc", "imrot"]}, {"evaluate_only": True}):
+            splits = datasets.select(name, trees.options(tmp_path, **options))
+            assert splits["training"].n_classes == 1

@@ -2,6 +2,7 @@
 
 import math
 import re
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from datasets import Batch
-from evaluation.evaluator import Evaluator, Split
+from evaluation.evaluator import Evaluator, Split, sample_retrievals
 from utilities import checkpoint
 from utilities.logger import Logger
 
@@ -20,6 +21,7 @@ BOTH = "Combined_discriminative_shared-1-1"
 
 class Dataset:
     def __init__(self, folder, n_classes=4, n_images=5, dim=3):
+        folder.mkdir(exist_ok=True)
         self.labels = np.repeat(np.arange(n_classes), n_images)
         self.paths = [str(folder / f"{i}.png") for i in range(len(self.labels))]
         for path in self.paths:
@@ -127,6 +129,31 @@ def test_each_storage_metric_chooses_for_itself(build):
     second = {"discriminative": {"Test": {"e_recall@1": 0.3, "e_recall@2": 0.8}}}
     assert len(evaluator.choose(0, first)) == 2
     assert evaluator.choose(1, second) == [("discriminative", "e_recall@1")]
+
+
+def test_a_file_that_is_query_and_gallery_is_left_out_of_its_own_neighbours(build, tmp_path):
+    queries, gallery = Loader(Dataset(tmp_path)), Loader(Dataset(tmp_path / "gallery"))
+    # The gallery: the queries 0 and 7, which have nothing else to find, among other classes.
+    queries.dataset.labels = np.full(20, -1)
+    queries.dataset.labels[[0, 7]] = 0, 1
+    gallery.dataset.labels += 100
+    for own, query in ((3, 0), (5, 7)):
+        gallery.dataset.paths[own] = queries.dataset.paths[query]
+        gallery.dataset.labels[own] = queries.dataset.labels[query]
+        gallery.dataset.images[own] = queries.dataset.images[query]
+    split = Split("Test", queries, gallery)
+    assert split.own.tolist() == [3, *[-1] * 6, 5, *[-1] * 12]
+    evaluator = build(split, evaltypes=["discriminative"], names=["c_recall@1", "mAP"])
+    evaluator.evaluate(Network(), 0)
+    assert set(evaluator.last["metrics"]["discriminative"]["Test"].values()) == {0.0}
+
+
+def test_a_picture_of_a_small_gallery_does_not_show_the_query_as_its_neighbour():
+    images = Namespace(paths=["a", "b", "c"], labels=np.array([0, 0, 1]))
+    gallery = Namespace(paths=["b", "a"], labels=np.array([0, 0]))
+    split = Split("Test", *(Namespace(dataset=part) for part in (images, gallery)))
+    found = sample_retrievals(split, torch.tensor([[0, 1], [1, 0], [0, 1]]))
+    assert found == [[0, [0]], [2, [0, 1]]]
 
 
 def test_a_validation_split_chooses_if_there_is_one(build, tmp_path):
@@ -251,39 +278,48 @@ def test_closing_ends_the_loaders(build):
     assert evaluator.splits[0].queries.closed
 
 
+@pytest.fixture
+def from_opt(make_opt, monkeypatch):
+    """from_opt(keys, device, *argv): the evaluator of datasets of two images with these keys."""
+    monkeypatch.setattr("evaluation.evaluator.Loader",
+                        lambda dataset, _opt, _device: Namespace(dataset=dataset))
+    data = {key: Namespace(key=key, paths=[f"{key}_1", f"{key}_2"], labels=np.array([0, 0]))
+            for key in ("evaluation", "validation", "testing", "testing_query",
+                        "testing_gallery")}
+    return lambda keys, device, *argv: Evaluator.from_opt(
+        make_opt(*argv), {key: data[key] for key in keys}, device)
+
+
 @pytest.mark.parametrize(("keys", "train_metrics", "names"), [
     (("testing", "evaluation"), False, ["Test"]),
     (("testing", "evaluation"), True, ["Train", "Test"]),
     (("testing", "evaluation", "validation"), False, ["Val", "Test"]),
     (("testing", "testing_query", "testing_gallery"), False, ["Test"])])
-def test_which_splits_are_evaluated(make_opt, monkeypatch, keys, train_metrics, names):
-    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
-    opt = make_opt(*["--train_metrics"] * train_metrics)
-    evaluator = Evaluator.from_opt(opt, {key: key for key in keys}, "cpu")
+def test_which_splits_are_evaluated(from_opt, keys, train_metrics, names):
+    evaluator = from_opt(keys, "cpu", *["--train_metrics"] * train_metrics)
     assert [split.name for split in evaluator.splits] == names
     if "testing_query" in keys:
-        assert evaluator.splits[0].loaders == ["testing_query", "testing_gallery"]
+        assert [loader.dataset.key for loader in evaluator.splits[0].loaders] == [
+            "testing_query", "testing_gallery"]
 
 
 @pytest.mark.parametrize(("argv", "normalize", "device"), [
     (["--arch", "resnet50_normalize"], True, "cuda"),
     (["--arch", "resnet50_frozen", "--evaluate_on_cpu"], False, "cpu")])
-def test_the_options_say_whether_to_normalise_and_where_to_measure(make_opt, monkeypatch, argv,
-                                                                  normalize, device):
-    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
-    evaluator = Evaluator.from_opt(make_opt(*argv), {"testing": "testing"}, "cuda")
+def test_the_options_say_whether_to_normalise_and_where_to_measure(from_opt, argv, normalize,
+                                                                  device):
+    evaluator = from_opt(["testing"], "cuda", *argv)
     assert (evaluator.normalize, str(evaluator.device)) == (normalize, device)
 
 
 @pytest.mark.parametrize(("n_gpus", "metric", "argv", "said"), [
     (0, "nmi", [], True), (0, "nmi", ["--evaluate_on_cpu"], False), (1, "nmi", [], False),
     (0, "e_recall@1", [], False)])
-def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(make_opt, monkeypatch, capsys,
+def test_k_means_on_the_cpu_is_said_once_where_faiss_has_no_gpu(from_opt, monkeypatch, capsys,
                                                                n_gpus, metric, argv, said):
-    monkeypatch.setattr("evaluation.evaluator.Loader", lambda dataset, _opt, _device: dataset)
     monkeypatch.setattr("faiss.get_num_gpus", lambda: n_gpus)
-    opt = make_opt("--evaluation_metrics", "e_recall@1", "--storage_metrics", metric, *argv)
-    Evaluator.from_opt(opt, {"testing": "testing"}, "cuda")
+    from_opt(["testing"], "cuda", "--evaluation_metrics", "e_recall@1", "--storage_metrics", metric,
+             *argv)
     assert ("k-means of the evaluation runs on the CPU" in capsys.readouterr().out) == said
 
 

@@ -3,26 +3,32 @@
 import numpy as np
 
 
-def rankings(features, labels, gallery=None, ties_last=True):
+def rankings(features, labels, gallery=None, ties_last=True, own=None):
     """For every query: (relevant (M,) bool in order of distance, R of the mAPs, other images).
 
-    Of images equally near, those of the query's class come last, or first.
+    Of images equally near, those of the query's class come last, or first. own: for every query the
+    row of the gallery that is the query itself, or -1.
     """
     features = np.asarray(features, dtype=np.float64)
     labels = np.asarray(labels)
     others, classes = (features, labels) if gallery is None else map(np.asarray, gallery)
+    if gallery is None:
+        own = range(len(features))
+    elif own is None:
+        own = [-1] * len(features)
     found = []
     for query in range(len(features)):
         entries = []
         for other in range(len(others)):
-            if gallery is None and other == query:
+            if other == own[query]:
                 continue
             distance = round(float(((features[query] - others[other]) ** 2).sum()), 6)
             same = bool(labels[query] == classes[other])
             entries.append((distance, same if ties_last else not same, same))
         entries.sort()
         relevant = np.array([same for _, _, same in entries], dtype=bool)
-        found.append((relevant, relevant.sum() + (gallery is None), relevant.sum()))
+        itself = own[query] >= 0 and classes[own[query]] == labels[query]
+        found.append((relevant, relevant.sum() + itself, relevant.sum()))
     return found
 
 

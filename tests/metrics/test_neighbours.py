@@ -6,7 +6,7 @@ import torch
 
 import metrics
 from metrics import neighbours
-from utilities.errors import UserError
+from utilities.errors import TrainingError
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,19 @@ def test_finds_neighbours_in_a_gallery_where_nothing_is_left_out():
     found = metrics.knn(queries, gallery, 77)
     check(found, queries, gallery, 77)
     assert (found[0][:50, 0] == 0).all()
+
+
+def test_a_row_that_is_the_query_itself_comes_last_at_an_infinite_distance():
+    queries = torch.ones(30, 4)
+    gallery = torch.cat([torch.ones(30, 4), torch.randn(9, 4)])
+    own = torch.arange(30).flip(0)
+    own[::2] = -1
+    distances, indices = metrics.knn(queries, gallery, 38, own=own)
+    assert not (indices == own[:, None]).any() and distances.isfinite().sum() == 30 * 38
+    distances, indices = metrics.knn(queries, gallery, 99, own=own.numpy())
+    assert distances.shape == (30, 39) and (indices.sort(1).values == torch.arange(39)).all()
+    last = distances[:, -1] == torch.inf
+    assert torch.equal(last, own >= 0) and torch.equal(indices[last, -1], own[last])
 
 
 @pytest.mark.parametrize("gallery, k, found", [(None, 5, 2), (torch.randn(4, 3), 9, 4)])
@@ -120,7 +133,7 @@ def test_what_cannot_be_compared_is_refused(value, why):
     points = torch.randn(20, 4)
     points[3, 1] = value
     for queries, gallery in ((points, None), (torch.randn(5, 4), points)):
-        with pytest.raises(UserError, match=rf"^1 of 20 embeddings are {why}.*in row 3"):
+        with pytest.raises(TrainingError, match=rf"^1 of 20 embeddings are {why}.*in row 3"):
             metrics.knn(queries, gallery, 2)
 
 
@@ -153,12 +166,10 @@ def test_a_gpu_finds_what_the_cpu_finds(n_gpus, monkeypatch):
     if n_gpus is not None:
         monkeypatch.setattr(faiss, "get_num_gpus", lambda: n_gpus)
     points, gallery = torch.randn(5000, 64), torch.randn(3000, 64)
-    for others in (None, gallery):
-        _, expected = metrics.knn(points, others, 20)
-        _, indices = metrics.knn(points, others, 20, device="cuda")
+    gallery[::2] = points[:3000:2]
+    both = torch.full((5000,), -1)
+    both[:3000:2] = torch.arange(0, 3000, 2)
+    for others, own in ((None, None), (gallery, None), (gallery, both)):
+        _, expected = metrics.knn(points, others, 20, own=own)
+        _, indices = metrics.knn(points, others, 20, own=own, device="cuda")
         assert indices.is_cuda and (indices.cpu() == expected).float().mean() > 0.999
-
-
-def test_a_query_that_is_not_among_its_neighbours_leaves_the_last_one_out():
-    nearest = torch.tensor([[5, 6, 7], [1, 4, 9]])
-    assert neighbours.without_itself(nearest, slice(0, 2)).tolist() == [[5, 6], [4, 9]]

@@ -58,6 +58,55 @@ def test_in_shop_searches_the_gallery_and_leaves_nothing_out(way):
                            gallery=gallery)["e_recall@1"] == 1
 
 
+def shared(n=60):
+    """Queries, a gallery that holds every third of them in another order, and where."""
+    features, labels = data(n)
+    both = torch.arange(0, 40, 3).flip(0)
+    gallery = (torch.cat([features[40:], features[both]]), torch.cat([labels[40:], labels[both]]))
+    own = torch.full((40,), -1)
+    own[both] = torch.arange(n - 40, n - 40 + len(both))
+    return (features[:40], labels[:40]), gallery, own
+
+
+def test_a_query_in_the_gallery_is_left_out_of_its_own_neighbours(way):
+    queries, gallery, own = shared()
+    names = [*RETRIEVAL, "e_recall@34", "c_recall@1", "c_mAP"]      # of 34 rows in the gallery
+    values = metrics.compute(names, *queries, gallery=gallery, own=own)
+    found = rankings(*queries, gallery, own=own.tolist())
+    for name in names[:-2]:
+        assert values[name] == pytest.approx(retrieval(name, found), abs=1e-6), name
+    directions = F.normalize(queries[0].double()), F.normalize(gallery[0].double())
+    found = rankings(directions[0], queries[1], (directions[1], gallery[1]), own=own.tolist())
+    for name in names[-2:]:
+        assert values[name] == pytest.approx(retrieval(name, found), abs=1e-6), name
+    unaware = metrics.compute(["e_recall@1"], *queries, gallery=gallery)
+    assert values["e_recall@1"] < unaware["e_recall@1"]
+
+
+def test_a_gallery_of_all_queries_is_measured_as_queries_among_themselves(way):
+    features, labels = data()
+    order = torch.randperm(60)
+    names = [*RETRIEVAL, "c_recall@1", "c_mAP_c", "nmi", "f1", "a_recall@1", "dists@intra",
+             "rho_spectrum@1"]
+    values = metrics.compute(names, features, labels, gallery=(features[order], labels[order]),
+                             own=order.argsort())
+    assert values == pytest.approx(metrics.compute(names, features, labels))
+
+
+def test_a_query_that_the_gallery_holds_under_another_class_misses_nothing(way):
+    queries = torch.tensor([[0.0]]), torch.tensor([1])
+    gallery = torch.tensor([[0.0], [1.0]]), torch.tensor([2, 1])
+    values = metrics.compute(["e_recall@1", "mAP_r", "mAP"], *queries, gallery=gallery, own=[0])
+    assert values == {"e_recall@1": 1, "mAP_r": 1, "mAP": 1}
+
+
+def test_queries_without_a_positive_are_those_that_have_no_other_image_of_their_class():
+    labels = torch.tensor([1, 1, 2, 3])
+    assert metrics.n_without_positive(labels) == 2
+    assert metrics.n_without_positive(labels.numpy(), [1, 2]) == 1
+    assert metrics.n_without_positive(labels, torch.tensor([1, 2]), own=[0, -1, 1, -1]) == 3
+
+
 def test_in_shop_relevant_images_are_those_of_the_gallery(way):
     features = torch.tensor([[0.0], [0.1], [0.2], [9.0]])
     labels = torch.tensor([0, 0, 0, 1])
@@ -131,6 +180,17 @@ def test_agrees_with_pytorch_metric_learning(lone):
     values = metrics.compute(["mAP_r", "r_precision"], features, labels)
     assert values["mAP_r"] == pytest.approx(expected["mean_average_precision_at_r"], abs=1e-5)
     assert values["r_precision"] == pytest.approx(expected["r_precision"], abs=1e-5)
+
+
+def test_a_lone_query_is_a_miss_in_recall_where_pytorch_metric_learning_drops_it():
+    features, labels = data(200, classes=20)
+    labels[:7] = torch.arange(900, 907)
+    oracle = AccuracyCalculator(include=("precision_at_1",), device=torch.device("cpu"))
+    expected = oracle.get_accuracy(features, labels)["precision_at_1"]
+    found = metrics.compute(["e_recall@1"], features, labels)["e_recall@1"]
+    lone = metrics.n_without_positive(labels)
+    assert lone == 7 + ((labels[:, None] == labels).sum(1)[7:] == 1).sum()
+    assert found == pytest.approx(expected * (200 - lone) / 200)
 
 
 def test_a_perfect_ranking_scores_as_the_definitions_say(way):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from utilities.clustering import k_means
+from utilities.errors import TrainingError
 
 
 def test_every_point_takes_part_in_twenty_iterations():
@@ -45,3 +46,11 @@ def test_a_gpu_clusters_as_the_cpu_does():
     centroids, nearest = k_means(points.cuda(), 40)
     assert centroids.is_cuda and nearest.is_cuda
     assert (nearest.cpu() == assignment).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("value, why", [(torch.nan, "not finite"), (1e19, "so large")])
+def test_points_with_which_faiss_ends_the_process_are_refused(value, why):
+    points = torch.randn(20, 4)
+    points[3:] *= value
+    with pytest.raises(TrainingError, match=rf"^17 of 20 points are {why}.*: cannot cluster them$"):
+        k_means(points, 4)

@@ -10,6 +10,7 @@ from utilities.geometry import (
     log_sphere_density,
     paired_distance,
     squared_distances,
+    unit,
     unusable_rows,
 )
 
@@ -102,3 +103,14 @@ def test_rows_that_are_not_finite_are_found():
     assert rows.tolist() == [1, 2, 3] and why == "are not finite"
     rows, why = unusable_rows(x[[0, 4]])
     assert rows.tolist() == [1] and "so large" in why
+
+
+def test_unit_vectors_are_those_of_torch_until_the_norm_overflows():
+    x = torch.randn(6, 3, requires_grad=True)
+    for dim in (0, 1):
+        assert unit(x, dim).equal(torch.nn.functional.normalize(x, dim=dim))
+    unit(x).sum().backward()
+    assert x.grad.isfinite().all()
+    rows = unit(torch.tensor([[0.0, 0], [3e18, 4e18], [1e19, 2e19]]))
+    torch.testing.assert_close(rows[:2], torch.tensor([[0.0, 0], [0.6, 0.8]]))
+    assert rows[2].isnan().all()

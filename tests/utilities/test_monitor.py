@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from utilities.errors import RunError
+from utilities.errors import RunError, TrainingError
 from utilities.monitor import Monitor, NotFinite, gradient_statistics
 
 BATCH = torch.arange(2)
@@ -115,22 +115,45 @@ def test_a_check_ignores_state_that_is_no_tensor():
         monitor.check(module)
 
 
-def test_what_was_not_finite_is_the_cause_of_a_later_error():
+def explain(monitor, error, folder):
+    """What the error that is raised says, None where none is."""
+    try:
+        monitor.explain(error, folder, 5, ["a.jpg", "b.jpg", "c.jpg"])
+    except RunError as explained:
+        assert type(explained) is RunError and "\n" not in str(explained)
+        return str(explained)
+    return None
+
+
+def test_what_was_not_finite_explains_a_later_error(tmp_path):
     monitor = Monitor()
-    assert monitor.cause_of(RuntimeError()) is None
-    bad = NotFinite("weight", 0, [])
-    assert monitor.cause_of(bad) is bad
+    assert explain(monitor, RuntimeError(), tmp_path) is None
+    assert explain(monitor, NotFinite("weight", 0, []), tmp_path).startswith("weight is not")
     monitor.add({"loss": torch.tensor(math.nan)}, {}, BATCH)
-    assert monitor.cause_of(RuntimeError()).term == "loss"
+    assert explain(monitor, RuntimeError(), tmp_path).startswith("loss is not finite in epoch 5")
 
 
-def test_a_report_holds_the_files_of_the_batch(tmp_path):
-    error = NotFinite("loss", 3, [2, 0]).report(tmp_path, 5, ["a.jpg", "b.jpg", "c.jpg"])
-    assert isinstance(error, RunError) and "\n" not in str(error)
+def test_the_files_of_the_batch_that_was_not_finite_are_listed(tmp_path):
+    told = explain(Monitor(), NotFinite("loss", 3, [2, 0]), tmp_path)
+    assert told == ("loss is not finite in epoch 5, step 3; the files of that batch are in "
+                    f"'{tmp_path}/not_finite.json'")
     assert json.loads((tmp_path / "not_finite.json").read_text()) == {
         "term": "loss", "epoch": 5, "step": 3, "files": ["c.jpg", "a.jpg"]}
-    error = NotFinite("weight", None, []).report(tmp_path, 0, [])
-    assert "before the first step" in str(error)
+    assert "before the first step" in explain(Monitor(), NotFinite("w", None, []), tmp_path)
+
+
+def test_what_training_led_to_is_told_with_its_place_and_the_last_good_checkpoint(tmp_path):
+    class InStep(TrainingError):
+        in_step = True
+
+    monitor = Monitor()
+    monitor.add({"loss": torch.tensor(1.0)}, {}, BATCH)
+    assert explain(monitor, TrainingError("too large"), tmp_path) == "epoch 5: too large"
+    checkpoint = tmp_path / "checkpoint_last.pth.tar"
+    checkpoint.touch()
+    assert explain(monitor, InStep("too odd"), tmp_path) == (
+        f"epoch 5, step 1: too odd; the last good checkpoint is '{checkpoint}'")
+    assert explain(monitor, RunError("the disk is full"), tmp_path) is None
 
 
 def test_progress_shows_the_loss_read_last_without_reading():
