@@ -26,6 +26,7 @@ from evaluation import evaltypes
 from utilities import options
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
+from utilities.files import fault, working_directory
 from utilities.options import ABOVE_0, FROM_0, FROM_1, GUEST, NO_EFFECT, SHARE, Flag, Range, show
 
 PROGRAM = "diva_main.py"
@@ -73,7 +74,8 @@ DATASETS = (
     Flag("--dataset", str, "cub200", "folder below --source_path: cub200, cars196, "
          "online_products, in-shop, glyphs (made on first use), or any other with "
          "images/<class>/<files>"),
-    Flag("--source_path", str, os.getcwd() + "/../../Datasets", "folder that holds the datasets"),
+    Flag("--source_path", str, working_directory() + "/../../Datasets", "folder that holds the "
+         "datasets"),
     Flag("--train_val_split", float, 1, "share of each training class to train on; the rest (of a "
          "class two images or more, or none) is a validation split, on which checkpoints are "
          "chosen; 1: none, they are chosen on test",
@@ -308,7 +310,7 @@ EVALUATION = (
 )
 
 LOGGING = (
-    Flag("--save_path", str, os.getcwd() + "/Training_Results", "folder for results: "
+    Flag("--save_path", str, working_directory() + "/Training_Results", "folder for results: "
          "<save_path>/<dataset>/<savename>"),
     Flag("--save_every", int, 1, "epochs between writes of checkpoint_last; the last whole epoch "
          "is also written at an interrupt, an error and the end", FROM_1),
@@ -345,7 +347,8 @@ FLAGS = options.by_name(GROUPS)
 
 # Options that may change on --resume.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evaluate_on_cpu",
-              "source_path", "plots", "save_every", "wandb_key", "wandb_mode")
+              "source_path", "skip_broken_images", "plots", "save_every", "wandb_key",
+              "wandb_mode")
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
@@ -364,6 +367,8 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
     try:
         opt = parse(sys.argv[1:] if argv is None else argv)
         given = opt.given
+        if not os.path.isabs(working_directory()):      # torch would not load, either
+            refuse("working directory", "it was deleted", "a folder that exists, by cd")
         if opt.resume is not None:
             opt = resumed(opt)
         elif opt.evaluate_only and opt.checkpoint is not None:
@@ -437,6 +442,11 @@ def resumed(opt: Namespace) -> Namespace:
                         f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    if ("skip_broken_images" in changed and not run.skip_broken_images
+            and criteria.needs(run.diva_features, "numbered images")):
+        refuse("--skip_broken_images", "given on resume, but --diva_features "
+               f"{' '.join(run.diva_features)} keeps a cluster of each image",
+               "the same files as before")
     if "evaluate_on_cpu" in changed or changed.get("device") == "cpu":
         changed.setdefault("evaluate_on_gpu", False)
     if changed.get("evaluate_on_gpu"):
@@ -451,8 +461,8 @@ def evaluated(opt: Namespace) -> Namespace:
 
     UserError for a given option that describes another network.
     """
-    folder = Path(opt.checkpoint).expanduser().parent
-    if not (folder / options.OPTIONS_FILE).exists():
+    folder = Path(os.path.expanduser(opt.checkpoint)).parent
+    if fault(folder / options.OPTIONS_FILE):
         return opt
     stored = options.read_stored(folder / options.OPTIONS_FILE, FLAGS, flag="--checkpoint")
     taken = {name: value for name, value in stored.items()

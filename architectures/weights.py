@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from architectures import backbones, original, parse
 from utilities.errors import refuse
+from utilities.files import fault
 
 TIMEOUT = 30        # seconds without an answer
 WEIGHTS = "a state dict saved by torch.save"
@@ -105,7 +106,7 @@ def fetch(url: str, name: str) -> dict[str, Tensor]:
     alternatives, where the download fails.
     """
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-    if cached.exists():
+    if not fault(cached):
         return read_checkpoint(
             cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again").tensors
     partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
@@ -144,8 +145,8 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
     second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file
     without a state dict.
     """
-    if not Path(path).is_file():
-        refuse(flag, f"no file {str(path)!r}", accepted)
+    if wrong := fault(path, "file"):
+        refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -38,6 +38,7 @@ MEANING = {  # of what a part can need from the rest of the program
     "second view": "`Batch.second_views`: every image augmented once more",
     "rotated view": "`Batch.rotated_views`: every image turned by quarter turns",
     "even batch": "a batch that can be cut into two equal halves",
+    "numbered images": "the same number of training images throughout",
 }
 PARTS = {
     "margin": Part("--loss", "criteria.margin", {"triplets"}),
@@ -64,7 +65,7 @@ PARTS = {
     "shared": Part("--diva_features", "criteria.features",
                    {"labels", "trained head", "triplets"}),
     "intra": Part("--diva_features", "criteria.features", {"labels", "trained head", "triplets"}),
-    "dc": Part("--diva_features", "criteria.dc"),
+    "dc": Part("--diva_features", "criteria.dc", {"numbered images"}),
     "imrot": Part("--diva_features", "criteria.imrot", {"rotated view"}),
     "invariantspread": Part("--diva_features", "criteria.invariantspread",
                             {"trained head", "second view", "even batch"}),

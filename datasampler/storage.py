@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utilities.errors import refuse
 from utilities.geometry import squared_distances
 
 
@@ -94,6 +95,11 @@ class Storage:
         return {"embeddings": self.embeddings, "delta": self.delta}
 
     def load_state_dict(self, state: dict) -> None:
+        """UserError where the state is that of another number of images."""
+        if state["embeddings"] is not None and len(state["embeddings"]) != self.n_images:
+            refuse("--skip_broken_images", f"leaves {self.n_images:,} training images, but the "
+                   f"sampler has embeddings of {len(state['embeddings']):,}",
+                   "the same files as before")
         self.embeddings, self.delta = (
             None if state[key] is None else state[key].clone() for key in ("embeddings", "delta"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from utilities.errors import refuse
+from utilities.errors import UserError, refuse
 from utilities.options import first
 
 if TYPE_CHECKING:
@@ -62,16 +62,27 @@ class Batch(NamedTuple):
     rotated_views: Tensor | None = None
 
 
+class Damaged(UserError):
+    """A dataset with `faults`, a line each. `samples`: what can be listed in spite of them, for
+    `--check_data`, which shows all faults in one report."""
+
+    def __init__(self, faults: list[str], samples: dict[str, list[tuple[str, str]]]):
+        more = f" (faults in all: {len(faults):,}, see --check_data)" if faults[1:] else ""
+        super().__init__(faults[0] + more)
+        self.faults, self.samples = faults, samples
+
+
 Classes = Mapping[str, Sequence[str]]       # {a dataset's name: names of some of its classes}
 
 
 class Identity:
-    """Which images a run's `splits` hold and which classes its network was trained on, saved in
+    """Which images a run's `splits` list and which classes its network was trained on, saved in
     every checkpoint.
 
-    A resumed run needs the same images: with others, epochs could not be compared and indices would
-    mean other images. Whoever evaluates the network, or trains it on, needs `trained_on`: the
-    training classes and those of the weights that the run starts from.
+    A resumed run needs the same list: with another, epochs could not be compared. Broken images may
+    be left out from then on, except the last of a training class, since losses number the classes.
+    Whoever evaluates the network, or trains it on, needs `trained_on`: the training classes and
+    those of the weights that the run starts from.
     """
 
     def __init__(self, splits: dict[str, Dataset], trained_on: Classes | None):
@@ -83,16 +94,21 @@ class Identity:
         self.trained_on = union(trained_on or {}, {training.name: training.class_names})
 
     def state_dict(self) -> dict[str, Any]:
-        images = {name: [len(split), split.digest] for name, split in self.splits.items()}
+        images = {name: [len(split.listed[0]), split.digest, split.n_classes]
+                  for name, split in self.splits.items()}
         return images | {"trained_on": self.trained_on}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """UserError where the images are not those of `state`."""
         for name, split in self.splits.items():
-            n_images, digest = state[name]
+            n_images, digest, *n_classes = state[name]      # older ones lack classes
             if split.digest != digest:
                 refuse("--source_path", f"the {name} images are not those that the run began with: "
-                       f"{n_images:,} then, {len(split):,} now, or other names", "the same files")
+                       f"{n_images:,} then, {len(split.listed[0]):,} now, or other names",
+                       "the same files")
+            if name == "training" and n_classes not in ([], [split.n_classes]):
+                refuse("--skip_broken_images", f"leaves images of {split.n_classes:,} of the run's "
+                       f"{n_classes[0]:,} training classes", "an image of each that can be read")
         # A checkpoint of an earlier version has no names; its run began from no other run's.
         self.trained_on = union(state.get("trained_on", {}), self.trained_on)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import defaultdict
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
-from datasets import PUBLISHED, splits
+from datasets import PUBLISHED, Damaged, splits
 from datasets.class_folders import visible
-from datasets.images import examine
+from datasets.images import examine, in_parallel
 from utilities.environment import available_cores
+from utilities.files import fault
 from utilities.terminal import check_output
 
 SHOWN = 10  # names
@@ -16,10 +20,16 @@ SHOWN = 10  # names
 
 def check_data(name: str, opt) -> bool:
     """Reads every image of the dataset and prints a report; True when nothing is wrong."""
-    samples = splits.read(name, opt.source_path)
+    damage = []
+    try:
+        samples = splits.read(name, opt.source_path)
+    except Damaged as damaged:
+        samples, damage = damaged.samples, damaged.faults
     published = PUBLISHED.get(name, {})
-    whole = True
+    whole = not damage
     print(f"{name} in {opt.source_path}")
+    for line in damage:
+        print(f"  {line}")
     for split, part in samples.items():
         counts = len(part), len({label for _, label in part})
         line = f"  {split}: {counts[0]:,} images, {counts[1]:,} classes"
@@ -29,29 +39,84 @@ def check_data(name: str, opt) -> bool:
             line += (", as published" if agrees else
                      ", published are {:,} and {:,}".format(*published[split]))
         print(line)
-    paths = [path for part in samples.values() for path, _ in part]
-    findings = examine(paths, min(opt.kernels, available_cores()))
+    split_of = {path: split for split, part in samples.items() for path, _ in part}
+    paths, threads = list(split_of), min(opt.kernels, available_cores())
+    findings = examine(paths, threads)
     faults = [(path, finding.fault) for path, finding in zip(paths, findings, strict=True)
               if finding.fault]
-    for path, fault in faults:
-        print(f"  cannot read {path!r}: {fault}")
+    for path, reason in faults:
+        print(f"  cannot read {path!r}: {reason}")
     print(f"  {len(paths) - len(faults):,} of {len(paths):,} images can be read")
     for count, what in ((sum(finding.turned for finding in findings), "turned by the EXIF tag"),
                         (sum(finding.on_white for finding in findings),
                          "transparent and laid on white")):
         if count:
             print(f"  {count:,} of them are {what}")
+    for what, chosen in (
+            ("show one grey level or colour alone", lambda finding: finding.levels == 0),
+            ("use a tenth of the grey levels or less, as 12 bits in files of 16 do",
+             lambda finding: 0 < finding.levels <= 255 / 10),
+            ("have levels that are cut off, since white is 65,535 in the mode I and 255 (or 1, if "
+             "none is above) in the mode F", lambda finding: finding.clipped)):
+        names = [repr(path) for path, finding in zip(paths, findings, strict=True)
+                 if not finding.fault and chosen(finding)]
+        if names:
+            print(f"  {len(names):,} of them {what}: {some(names)}")
+    faulty = {path for path, _ in faults}
+    report_identical(identical([path for path in paths if path not in faulty], threads), split_of)
     if others := beside(paths):
         print(f"  {len(others):,} entries beside them do not count as images: "
-              + ", ".join(map(repr, others[:SHOWN])) + (", ..." if others[SHOWN:] else ""))
+              + some(list(map(repr, others))))
     check_output()
     return whole and not faults
+
+
+def identical(paths: list[str], threads: int) -> list[list[str]]:
+    """Groups of files that hold the same bytes. Only files of equal size are read."""
+    same_size = grouped(paths, os.path.getsize, threads, "Comparing sizes")
+    candidates = [path for group in same_size for path in group]
+    return grouped(candidates, digest, threads, "Comparing bytes")
+
+
+def grouped(paths: list[str], key: Callable[[str], Hashable], threads: int, title: str
+            ) -> list[list[str]]:
+    """The paths that share their `key` with others, in groups."""
+    groups = defaultdict(list)
+    for path, value in zip(paths, in_parallel(key, paths, threads, title), strict=True):
+        groups[value].append(path)
+    return [group for group in groups.values() if group[1:]]
+
+
+def digest(path: str) -> bytes:
+    return hashlib.sha256(Path(path).read_bytes()).digest()
+
+
+def report_identical(groups: list[list[str]], split_of: dict[str, str]) -> None:
+    """Prints how many files are concerned, and the first groups; those across splits lead."""
+    def is_across(group: list[str]) -> bool:
+        return len({split_of[path] for path in group}) > 1
+
+    groups = sorted(groups, key=is_across, reverse=True)
+    if groups:
+        n, n_across = (sum(map(len, part)) for part in (groups, filter(is_across, groups)))
+        print(f"  {n:,} files hold the same bytes as another, {n_across:,} of them as one in "
+              "another split:")
+    for group in groups[:SHOWN]:
+        print("    " + some([f"{path!r} ({split_of[path]})" for path in group]))
+    if groups[SHOWN:]:
+        print("    ...")
+
+
+def some(names: list[str]) -> str:
+    """The first of `names`."""
+    return ", ".join(names[:SHOWN]) + (", ..." if names[SHOWN:] else "")
 
 
 def beside(paths: list[str]) -> list[str]:
     """What lies in the images' folders and is not in `paths`, without hidden files and folders of
     further images."""
-    folders, known = {os.path.dirname(path) for path in paths}, set(paths)
+    known = set(paths)
+    folders = {folder for folder in map(os.path.dirname, paths) if not fault(folder)}
     return [entry.path for folder in sorted(folders)
             for entry in sorted(visible(Path(folder)), key=lambda entry: entry.name)
             if entry.path not in known and entry.path not in folders]

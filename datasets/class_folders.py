@@ -10,8 +10,9 @@ import os
 import re
 from pathlib import Path
 
-from datasets import DATASETS
+from datasets import DATASETS, Damaged
 from utilities.errors import UserError
+from utilities.files import fault, is_folder
 
 EXTENSIONS = frozenset((
     "jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm",
@@ -34,31 +35,46 @@ def by_number(names: list[str]) -> list[str]:
 
 
 def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
-    """The class folders, sorted by `order` and split in the middle."""
+    """The class folders, sorted by `order` and split in the middle. Damaged for class folders that
+    are empty or cannot be listed."""
     require(folder / "images", folder, LAYOUT)
-    names = order([entry.name for entry in visible(folder / "images") if entry.is_dir()])
+    entries = visible(folder / "images")
+    names = order([entry.name for entry in entries if is_folder(entry)])
     if len(names) < 2:
         raise UserError(f"--dataset: {len(names)} class folders in {str(folder / 'images')!r}; at "
                         f"least 2 are needed, laid out as {folder!s}/{LAYOUT}")
-    samples = {name: files(folder / "images" / name) for name in names}
-    for name, paths in samples.items():
-        if not paths:
-            raise UserError(f"--dataset: no image in the class folder "
-                            f"{str(folder / 'images' / name)!r}; remove it, or put files of these "
-                            f"types into it: {', '.join(sorted(EXTENSIONS))}")
+    links = sorted(entry.path for entry in entries if entry.is_symlink())
+    faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them"
+              for link in links if (wrong := fault(link))]
     parts = {"training": names[:len(names) // 2], "testing": names[len(names) // 2:]}
-    return {split: [(path, name) for name in part for path in samples[name]]
-            for split, part in parts.items()}
+    samples = {split: [] for split in parts}
+    for split, name in ((split, name) for split, part in parts.items() for name in part):
+        try:
+            samples[split] += [(path, name) for path in images(folder / "images" / name)]
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise Damaged(faults, samples)
+    return samples
+
+
+def images(folder: Path) -> list[str]:
+    """`files` of the class folder `folder`; UserError where there are none."""
+    paths = files(folder)
+    if not paths:
+        raise UserError(f"--dataset: no image in the class folder {str(folder)!r}; remove it, or "
+                        f"put files of these types into it: {', '.join(sorted(EXTENSIONS))}")
+    return paths
 
 
 def files(folder: Path) -> list[str]:
     """Paths of the images in `folder`, in string order of their names.
 
-    A broken link with an image's extension counts, so that reading it fails with the file's name.
+    A broken link with an image's extension counts, so that reading it fails with its name.
     """
     return [os.path.join(folder, name) for name in sorted(
         entry.name for entry in visible(folder)
-        if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not entry.is_dir())]
+        if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not is_folder(entry))]
 
 
 def visible(folder: Path) -> list[os.DirEntry]:
@@ -71,8 +87,8 @@ def visible(folder: Path) -> list[os.DirEntry]:
 
 
 def require(path: Path, folder: Path, expected: str) -> None:
-    """UserError, naming `path` and the layout expected in `folder`, unless `path` exists."""
-    if not path.exists():
+    """UserError, naming `path` and the layout expected in `folder`, unless `path` is there."""
+    if wrong := fault(path):
         names = "" if folder.name in DATASETS else f"; known names: {', '.join(DATASETS)}"
-        raise UserError(f"--source_path: {str(path)!r} does not exist; --dataset {folder.name} is "
+        raise UserError(f"--source_path: {str(path)!r} {wrong}; --dataset {folder.name} is "
                         f"expected as {folder!s}/{expected}{names}")

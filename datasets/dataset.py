@@ -35,16 +35,19 @@ class Dataset(data.Dataset):
 
     paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: the name of each label.
     open_image: path -> RGB image, decoded from the file or from `--cache ram`. device_cache: the
-    images on the device, with `--cache gpu`.
+    images on the device, with `--cache gpu`. listed: paths and labels before broken images were
+    left out.
     """
 
     def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
                  transforms: Transforms, *, inputs: Inputs, seed: int,
-                 open_image: Callable[[str], Image.Image] = decode, device_cache=None):
+                 open_image: Callable[[str], Image.Image] = decode, device_cache=None,
+                 listed: tuple[list[str], np.ndarray] | None = None):
         self.name, self.paths, self.labels = name, paths, labels
         self.class_names, self.transforms = class_names, transforms
         self.inputs, self.seed = inputs, seed
         self.open_image, self.device_cache = open_image, device_cache
+        self.listed = listed or (paths, labels)
 
     @property
     def n_classes(self) -> int:
@@ -55,10 +58,11 @@ class Dataset(data.Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the labels and of the files' paths below their common folder."""
-        root = len(os.path.commonpath(self.paths))
+        """A hash of the labels and of the files' paths below their common folder, as listed."""
+        paths, labels = self.listed
+        root = len(os.path.commonpath(paths))
         lines = (f"{path[root:]}\t{label}\n" for path, label in
-                 zip(self.paths, self.labels.tolist(), strict=True))
+                 zip(paths, labels.tolist(), strict=True))
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:

@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from datasets import Batch
 from datasets.cache import DecodedImages, available_memory
 from datasets.dataset import Dataset, Transforms
+from datasets.transforms import crop_corner, resized_sides
 
 PIXELS_AT_ONCE = 2**22  # read by one product; a batch of larger boxes takes several products
 PADDING = 32            # sides that are read are multiples of it, so that memory is reused
@@ -38,23 +39,20 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
     order, factors = range(4), (1, 1, 1, 0)
     probe = torch.tensor([[[0, 255]], [[0, 0]], [[0, 0]]], dtype=torch.uint8)   # (3, 1, 2)
     for step in transform.transforms:
-        image = torch.empty(3, *resized, device="meta")     # has sides, but no pixels
         if isinstance(step, v2.RandomResizedCrop):
+            image = torch.empty(3, *resized, device="meta")     # has sides, but no pixels
             crop, resized = step.make_params([image]), step.size
             box = [crop[key] for key in ("top", "left", "height", "width")]
         elif isinstance(step, v2.Resize):
-            resized = step(image).shape[1:]
-        elif isinstance(step, v2.RandomCrop):
-            crop = step.make_params([image])
-            corner = crop["top"], crop["left"]
-        elif isinstance(step, v2.CenterCrop):
-            corner = [round((a - b) / 2) for a, b in zip(resized, step.size, strict=True)]
+            resized = resized_sides(step, resized)
+        elif isinstance(step, (v2.RandomCrop, v2.CenterCrop)):
+            corner = crop_corner(step, resized)
         elif isinstance(step, v2.RandomHorizontalFlip):
             mirrored = int(step(probe)[0, 0, 0] > 0)
         elif isinstance(step, v2.RandomGrayscale):
             grey = int(step(probe)[1].any())
         elif isinstance(step, v2.ColorJitter):
-            changes = step.make_params([image])
+            changes = step.make_params([])
             order, factors = changes["fn_idx"], [changes[key] for key in FACTORS]
     return torch.tensor([*box, *resized, *corner, mirrored, grey, *order, *factors],
                         dtype=torch.float64)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from datasets import class_folders
 from utilities.errors import UserError
+from utilities.files import fault
 
 CHARACTERS = (
     "!#$%&*+0123456789<=>?@ABCDEFGHJKLMNOPQRSTUVWXYZabdefghkmnqrt{~¢£¤¥§©«¬®±¶¿ÅÆÇÑÔ×"
@@ -38,7 +39,7 @@ INVERTED = 0.25     # share of images that are light on dark
 
 def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """{"training", "testing"}: (path, class) of each image; renders the set where it is missing."""
-    if not (folder / "images").exists():
+    if fault(folder / "images"):
         render_set(folder)
     return class_folders.read(folder)
 
@@ -64,7 +65,7 @@ def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int
         try:
             unfinished.rename(folder / "images")
         except OSError:
-            if not (folder / "images").is_dir():    # else another process made the same images
+            if fault(folder / "images", "folder"):      # else another process made the same images
                 raise
     except OSError as error:
         raise UserError(f"--source_path: cannot write the glyphs into {str(folder)!r}: "

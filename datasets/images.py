@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -16,20 +18,24 @@ from tqdm import tqdm
 
 from utilities.errors import UserError
 
+REMEDY = ("--check_data lists all such files, --skip_broken_images leaves them out, also on "
+          "--resume")
 TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}
+HIGHEST = {"I": 65535, "F": 255}    # level of these modes that becomes white
+NO_FAULT_OF_A_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}     # errors of any file just then
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which `turn_upright` ignores
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # half of the limit
 
 
 def decode(path: str) -> Image.Image:
     """The file's image, upright and in RGB; UserError, naming the file, if it cannot be read."""
     try:
         return read(path)
-    except MemoryError:
-        raise
     except Exception as error:
+        if not lies_in_the_file(error):
+            raise
         raise UserError(f"--dataset: cannot read the image {path!r}: {explain(path, error)}; "
-                        "--check_data lists all such files, a run begun with "
-                        "--skip_broken_images leaves them out") from error
+                        f"{REMEDY}") from error
 
 
 def read(path: str) -> Image.Image:
@@ -42,8 +48,18 @@ def read(path: str) -> Image.Image:
         return to_rgb(image)
 
 
+def lies_in_the_file(error: Exception) -> bool:
+    """Whether `error` says something about the file that was read; not so where memory or file
+    handles are used up."""
+    return not isinstance(error, MemoryError) and (
+        getattr(error, "errno", None) not in NO_FAULT_OF_A_FILE)
+
+
 def explain(path: str, error: Exception) -> str:
     """One line on why `path` could not be read."""
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, limit = map(int, re.findall(r"\d+", str(error)))
+        return f"it has {pixels:,} pixels, more than the limit of {limit:,}"
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     if isinstance(error, OSError) and error.strerror:
@@ -65,11 +81,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB from any mode: 16 bits are scaled to 8, transparent pixels are laid on white, and
     only the first frame of an animation counts."""
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+        pixels = np.asarray(image).clip(0, HIGHEST["I"]) / 257
+        image = Image.fromarray(pixels.round().astype(np.uint8))
     elif image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
-        image = Image.fromarray((pixels * (255 if pixels.max() <= 1 else 1)).clip(0, 255)
-                                .round().astype(np.uint8))
+        pixels = (pixels * (255 if pixels.max() <= 1 else 1)).clip(0, HIGHEST["F"])
+        image = Image.fromarray(pixels.round().astype(np.uint8))
     elif is_transparent(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -81,25 +98,35 @@ def is_transparent(image: Image.Image) -> bool:
     return image.mode in TRANSPARENT or "transparency" in image.info
 
 
+def is_clipped(image: Image.Image) -> bool:
+    """Whether levels of the image lie outside of those that `to_rgb` keeps apart."""
+    if image.mode not in HIGHEST:
+        return False
+    low, high = image.getextrema()
+    return low < 0 or high > HIGHEST[image.mode]
+
+
 class Finding(NamedTuple):
     """The result of reading a file: why it fails, or how its pixels were changed."""
 
     fault: str | None = None
     turned: bool = False        # by its EXIF orientation
     on_white: bool = False      # because it is transparent
+    clipped: bool = False       # levels beyond white or black
+    levels: int = 255           # between the darkest and the brightest pixel of a channel
 
 
 def examine(paths: list[str], threads: int) -> list[Finding]:
     """Reads every file, on `threads` threads."""
     def finding(path: str) -> Finding:
         try:
-            read(path)
+            levels = max(high - low for low, high in read(path).getextrema())
             with Image.open(path) as image:
-                return Finding(turned=orientation(image) in range(2, 9),
-                               on_white=is_transparent(image))
-        except MemoryError:
-            raise
+                return Finding(turned=orientation(image) in range(2, 9), levels=levels,
+                               on_white=is_transparent(image), clipped=is_clipped(image))
         except Exception as error:
+            if not lies_in_the_file(error):
+                raise
             return Finding(explain(path, error))
 
     return list(in_parallel(finding, paths, threads, "Reading images"))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datasets import Damaged
 from datasets.class_folders import require
-from datasets.tables import existing, rows
+from datasets.tables import repeated, rows
 from utilities.errors import refuse
 
 LAYOUT = "img/<MEN|WOMEN>/<type>/id_XXXXXXXX/<files> beside Eval/list_eval_partition.txt"
@@ -24,9 +25,13 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     require(partition, folder, LAYOUT)
     require(folder / "img", folder, LAYOUT)
     splits = {split: [] for split in SPLITS.values()}
-    for where, (path, item, status) in rows(partition, COLUMNS, path_column=0, counted=True):
+    table = rows(partition, COLUMNS, path_column=0, counted=True)
+    for where, (path, item, status) in table:
         if status not in SPLITS:
             refuse("--source_path", f"evaluation_status {status!r} in {where}", ", ".join(SPLITS))
         splits[SPLITS[status]].append((str(folder / path), item))
-    return {split: sorted(existing(samples), key=lambda sample: sample[1])
-            for split, samples in splits.items()}
+    splits = {split: sorted(samples, key=lambda sample: sample[1])
+              for split, samples in splits.items()}
+    if faults := repeated(table, path_column=0):
+        raise Damaged(faults, splits)
+    return splits

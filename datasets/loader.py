@@ -11,7 +11,12 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from datasets import Batch
 from datasets.dataset import Dataset, collate
-from datasets.workers import block_signals, ignore_signals, unwrap_user_errors
+from datasets.workers import (
+    allow_open_files,
+    block_signals,
+    ignore_signals,
+    unwrap_user_errors,
+)
 from utilities import interrupt
 from utilities.environment import available_cores
 from utilities.random_streams import seeds
@@ -31,6 +36,8 @@ class Loader:
             range(len(dataset)), opt.bs, drop_last=False)
         self.seeded = SeededBatches(self.batches, dataset.seed)
         self.n_workers = min(opt.kernels, available_cores(), len(self))
+        if self.n_workers:
+            allow_open_files(self.n_workers)
         self.form = torch.channels_last if opt.channels_last else torch.contiguous_format
         self.bgr = dataset.inputs.bgr
         step = -1 if self.bgr else 1

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datasets import Damaged
 from datasets.class_folders import require
-from datasets.tables import existing, rows
+from datasets.tables import repeated, rows
 from utilities.errors import UserError
 
 LAYOUT = "images/<super class>_final/<files> beside Info_Files/Ebay_train.txt and Ebay_test.txt"
@@ -21,15 +22,17 @@ LISTS = {"training": "Ebay_train.txt", "testing": "Ebay_test.txt"}
 def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     """{"training", "testing"}: (path, class id) of each image, by ascending class id."""
     require(folder / "images", folder, LAYOUT)
-    splits = {}
+    splits, listed = {}, []
     for split, name in LISTS.items():
         require(folder / "Info_Files" / name, folder, LAYOUT)
-        samples = []
-        for where, (_, class_id, _, path) in rows(folder / "Info_Files" / name, COLUMNS,
-                                                  path_column=3):
+        table, samples = rows(folder / "Info_Files" / name, COLUMNS, path_column=3), []
+        listed += table
+        for where, (_, class_id, _, path) in table:
             if not class_id.isdecimal():
                 raise UserError(f"--source_path: class_id {class_id!r} in {where}; expected: a "
                                 "whole number")
             samples.append((str(folder / "images" / path), class_id))
-        splits[split] = sorted(existing(samples), key=lambda sample: int(sample[1]))
+        splits[split] = sorted(samples, key=lambda sample: int(sample[1]))
+    if faults := repeated(listed, path_column=3):
+        raise Damaged(faults, splits)
     return splits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -17,16 +18,19 @@ from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
+from utilities.files import fault
 
 Samples = list[tuple[str, str]]  # (path, class name)
 
 
 def build(name: str, opt) -> dict[str, Dataset]:
     """See `datasets.select`."""
-    samples = read(name, opt.source_path)
-    if opt.skip_broken_images:
-        samples = leave_out_broken(samples, min(opt.kernels, available_cores()))
-    samples = hold_out(samples, opt.train_val_split, by_class=opt.train_val_split_by_class)
+    listed = read(name, opt.source_path)
+    if not opt.skip_broken_images:
+        refuse_missing([path for part in listed.values() for path, _ in part])
+    samples = listed = hold_out(listed, opt.train_val_split, by_class=opt.train_val_split_by_class)
+    if opt.skip_broken_images:      # last, so that no other image changes its split
+        samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
     refuse_empty(samples, Path(opt.source_path) / name, opt.train_val_split)
     n_training = len(samples["training"])
     if n_training < opt.bs and not opt.evaluate_only:
@@ -47,12 +51,10 @@ def build(name: str, opt) -> dict[str, Dataset]:
         open_image = cache.in_memory(paths, available_cores()).open_image
     common = {"inputs": architectures.inputs(opt.arch), "seed": opt.seed, "open_image": open_image}
     unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
-    splits = {}
-    for split, classes in class_names(samples).items():
-        paths, labels = zip(*samples[split], strict=True)
-        numbers = {label: number for number, label in enumerate(classes)}
-        labels = np.array([numbers[label] for label in labels], np.int64)
-        splits[split] = Dataset(name, list(paths), labels, classes, unaugmented, **common)
+    splits, as_listed = {}, numbered(listed)
+    for split, (paths, labels, classes) in numbered(samples).items():
+        splits[split] = Dataset(name, paths, labels, classes, unaugmented,
+                                listed=as_listed[split][:2], **common)
     training = splits["training"]
     if opt.cache == "gpu":
         common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
@@ -60,7 +62,7 @@ def build(name: str, opt) -> dict[str, Dataset]:
     for split, chosen in (("training", views), ("evaluation", unaugmented),
                           ("evaluation_train", Transforms(views.main))):
         splits[split] = Dataset(name, training.paths, training.labels, training.class_names,
-                                chosen, **common)
+                                chosen, listed=training.listed, **common)
     return splits
 
 
@@ -73,13 +75,34 @@ def read(name: str, source_path: str) -> dict[str, Samples]:
     return module.read(Path(source_path) / name)
 
 
+def refuse_missing(paths: list[str]) -> None:
+    """UserError where files are missing. Folders are listed once, which is faster than a look-up of
+    each of 120,000 files; whether a file can be read shows when it is read."""
+    listed = {folder: listing(folder) for folder in {os.path.dirname(path) for path in paths}}
+    missing = [(path, wrong) for path in paths
+               if os.path.basename(path) not in listed[os.path.dirname(path)]
+               and (wrong := fault(path))]
+    if missing:
+        path, wrong = missing[0]
+        raise UserError(f"--source_path: {len(missing):,} of {len(paths):,} listed images are "
+                        f"missing, the first is {path!r}, which {wrong}; {images.REMEDY}")
+
+
+def listing(folder: str) -> set[str]:
+    """The names in `folder`, none where it cannot be listed."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
 def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Samples]:
     """`samples` without files that cannot be read, which are printed and counted."""
-    paths = [path for part in samples.values() for path, _ in part]
+    paths = list({path: None for part in samples.values() for path, _ in part})
     faults = {path: finding.fault for path, finding in
               zip(paths, images.examine(paths, threads), strict=True) if finding.fault}
-    for path, fault in faults.items():
-        print(f"--skip_broken_images: left out {path!r}: {fault}")
+    for path, reason in faults.items():
+        print(f"--skip_broken_images: left out {path!r}: {reason}")
     kept = {split: [sample for sample in part if sample[0] not in faults]
             for split, part in samples.items()}
     for split, part in samples.items():
@@ -113,6 +136,16 @@ def training_transforms(opt) -> Transforms:
         transforms.training_transform(second, *sides)
         if criteria.needs(wanted, "second view") else None,
         transforms.rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
+
+
+def numbered(samples: dict[str, Samples]) -> dict[str, tuple[list[str], np.ndarray, list[str]]]:
+    """The paths, the labels and the class names of each split."""
+    splits = {}
+    for split, classes in class_names(samples).items():
+        numbers = {label: number for number, label in enumerate(classes)}
+        labels = np.array([numbers[label] for _, label in samples[split]], np.int64)
+        splits[split] = [path for path, _ in samples[split]], labels, classes
+    return splits
 
 
 def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:

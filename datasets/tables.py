@@ -40,20 +40,15 @@ def rows(path: Path, columns: str, *, path_column: int,
             if not os.path.basename(row[path_column]).startswith(".")]
 
 
-def existing(samples: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """`samples`, unchanged; UserError when files are missing.
-
-    Folders are listed once, which is faster than a look-up of each of 120,000 files.
-    """
-    listed = {}
-    missing = []
-    for path, _ in samples:
-        parent, name = os.path.split(path)
-        if parent not in listed:
-            listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
-        if name not in listed[parent] and not os.path.exists(path):
-            missing.append(path)
-    if missing:
-        raise UserError(f"--source_path: {len(missing):,} of {len(samples):,} listed images are "
-                        f"missing, the first is {missing[0]!r}")
-    return samples
+def repeated(table: list[tuple[str, list[str]]], *, path_column: int) -> list[str]:
+    """A line for each row of `table`, as `rows` gives it, whose path stands in an earlier row. Such
+    an image would be its own neighbour, or be tested on after it was trained on."""
+    first, faults = {}, []
+    for where, row in table:
+        path = os.path.normpath(row[path_column])
+        if path in first:
+            faults.append(f"--source_path: {row[path_column]!r} stands in {first[path]} and in "
+                          f"{where}; accepted: each path once, in one split")
+        else:
+            first[path] = where
+    return faults

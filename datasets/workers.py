@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import multiprocessing
 import os
 import shutil
@@ -11,11 +12,18 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from utilities.errors import RunError, UserError
+from utilities.errors import RunError, UserError, refuse
+
+with contextlib.suppress(ImportError):      # where the system has no such limits
+    import resource
 
 # What ends a run: Ctrl-C, a scheduler, the end of the terminal.
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
             if hasattr(signal, name)}
+
+ENOUGH_FILES = 2**16    # that a process may open at once
+# How the system, and torch where it hands a batch over, say that no more files can be opened.
+OUT_OF_FILES = (os.strerror(errno.EMFILE), "received 0 items of ancdata")
 
 
 def ignore_signals(worker: int) -> None:
@@ -41,6 +49,23 @@ def block_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def allow_open_files(n_workers: int) -> None:
+    """Raises this process's limit of open files, within what the system allows; UserError where too
+    few are left. A worker that can open no file for a batch drops it, and the run would wait for
+    that batch for ever."""
+    if "resource" not in globals():
+        return
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    wanted = ENOUGH_FILES if highest == unlimited else min(highest, ENOUGH_FILES)
+    if limit != unlimited and limit < wanted:
+        with contextlib.suppress(OSError, ValueError):      # macOS has a further limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, highest))
+    if highest != unlimited and highest < 64 + 8 * n_workers:
+        refuse("--kernels", f"{n_workers} processes that load images need more open files than the "
+               f"{highest} that `ulimit -Hn` allows", "a higher limit, or 0")
 
 
 @atexit.register
@@ -69,11 +94,17 @@ def unwrap_user_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_lost_workers() -> Iterator[None]:
-    """RunError in one line, instead of torch's error, when a worker has ended too early. torch
-    raises it in a signal handler, so it may come from anywhere in the program."""
+    """RunError in one line, instead of torch's error, when a worker has ended too early, and when
+    too many files are open. torch raises the first in a signal handler, so it may come from
+    anywhere in the program."""
     try:
         yield
-    except RuntimeError as error:
+    except RunError:
+        raise
+    except (OSError, RuntimeError) as error:
+        if any(words in str(error) for words in OUT_OF_FILES):
+            raise RunError("too many files are open at once; allow more by `ulimit -n`, or use "
+                           "fewer --kernels") from error
         if (cause := why_lost(str(error))) is None:
             raise
         raise RunError(f"a process that loads images has ended: {cause}") from error
@@ -83,8 +114,6 @@ def why_lost(message: str) -> str | None:
     """Why a worker ended, by the `message` of torch's error; None for any other error."""
     if "DataLoader worker" not in message:
         return None
-    if "Too many open files" in message:
-        return ("it could not open more files; allow more by `ulimit -n`, or use fewer --kernels")
     if ("Bus error" in message or "shared memory" in message
             or ("torch_" in message and "No space left on device" in message)):
         size = (f", of {shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB here,"

@@ -220,9 +220,18 @@ def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("argv, message", [
     (["--source_path", "/nowhere"], "--source_path: '/nowhere/tiny/images' does not exist"),
+    (["--source_path", __file__], f"--source_path: '{__file__}/tiny/images' cannot be reached (Not "
+                                  "a directory); "),
+    (["--dataset", "x" * 300], "--source_path: "),
+    (["--dataset", "glyphs", "--source_path", __file__], "--source_path: cannot write the glyphs"),
     (["--arch", "resnet7_normalize"], "--arch: "),
     (["--bs", "200"], "--bs: "),
     (["--weights_path", "/nowhere/weights.pth"], "--weights_path: "),
+    (["--weights_path", "/" + "x" * 300], f"--weights_path: '/{'x' * 300}' cannot be reached (File "
+                                          "name too long); "),
+    (["--evaluate_only", "--checkpoint", "/" + "x" * 300], f"--checkpoint: '/{'x' * 300}' cannot "
+                                                           "be reached (File name too long); "),
+    (["--evaluate_only", "--checkpoint", "~nobody/x"], "--checkpoint: "),
     (["--loss", "pml:NoSuchLoss"], "--loss: "),
     (["--loss", "pml:NTXentLoss", "--samples_per_class", "1"],
      "--samples_per_class: 1 given, but --loss pml:NTXentLoss compares images of one class; "),

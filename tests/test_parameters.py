@@ -473,7 +473,8 @@ def test_resume_refuses_other_differences(run, capsys, flag, line):
     assert end.value.code == 2
     assert capsys.readouterr().err == (
         f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
-        "--device, --gpu, --evaluate_on_gpu, --evaluate_on_cpu, --source_path, --plots, "
+        "--device, --gpu, --evaluate_on_gpu, --evaluate_on_cpu, --source_path, "
+        "--skip_broken_images, --plots, "
         "--save_every, --wandb_key, --wandb_mode\n")
 
 

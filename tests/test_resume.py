@@ -288,6 +288,48 @@ def test_other_images_than_the_run_began_with_are_refused(data, capsys, change):
     assert (folder / "checkpoint_last.pth.tar").read_bytes() == before
 
 
+@pytest.mark.parametrize("options", [
+    ("--train_val_split", 0.5, "--bs", 4), ("--diva_features", "selfsimilarity", "--evaltypes",
+                                            "selfsimilarity", "--kernels", 1)], ids=str)
+def test_an_image_that_breaks_late_is_named_and_can_be_left_out(data, capsys, options):
+    """In training and in test; no other image changes its split."""
+    folder = runs.train(data, *options)
+    images = sorted((data / "data" / "tiny" / "images").glob("[0-9]*/image_*"))
+    for path in (images[0], images[-1]):
+        path.write_bytes(b"")
+    error = refuse(capsys, "--resume", folder, "--n_epochs", 4)
+    assert "cannot read the image " in error and "it is empty; --check_data lists" in error
+    assert error.endswith("--skip_broken_images leaves them out, also on --resume")
+    runs.resume(folder, "--n_epochs", 2, "--skip_broken_images")
+    told = capsys.readouterr().out
+    assert all(f"left out {str(path)!r}: it is empty" in told for path in (images[0], images[-1]))
+    runs.resume(folder, "--n_epochs", 3)
+    assert runs.last(folder)["epoch"] == 3
+    images[1].write_bytes(b"")
+    runs.resume(folder, "--n_epochs", 4)
+    images[1].unlink()
+    assert "images are not those that the run began with" in refuse(
+        capsys, "--resume", folder, "--n_epochs", 5)
+
+
+@pytest.mark.parametrize("options, message", [
+    ((), "--skip_broken_images: leaves images of 3 of the run's 4 training classes; accepted: an "
+         "image of each that can be read"),
+    (("--diva_features", "discriminative", "dc"), "--skip_broken_images: given on resume, but "
+     "--diva_features discriminative dc keeps a cluster of each image; accepted: the same files as "
+     "before"),
+    (("--data_sampler", "greedy_coreset"), "--skip_broken_images: leaves 24 training images, but "
+     "the sampler has embeddings of 32; accepted: the same files as before")], ids=str)
+def test_what_cannot_be_left_out_on_resume_is_told(data, capsys, options, message):
+    folder = runs.train(data, *options)
+    classes = sorted((data / "data" / "tiny" / "images").glob("[0-9]*"))
+    for i in range(8):
+        (classes[i % 4 if options else 0] / f"image_{i:02d}.jpg").write_bytes(b"")
+    error = refuse(capsys, "--resume", folder, "--n_epochs", 2, "--skip_broken_images")
+    assert error == message
+    assert runs.last(folder)["epoch"] == 1
+
+
 def test_images_may_move_before_a_run_goes_on(data):
     whole = runs.train(data, "--n_epochs", 2)
     folder = runs.train(data)

@@ -23,6 +23,8 @@ NAMES = {
     "features": ", ".join(criteria.FEATURES),
 }
 
+LONG = "x" * 300    # longer than the name of any file
+
 # Command line -> what stands behind "diva_main.py: error: ", with the registries' names as above.
 WRONG = [
     ("--dataest cub200",
@@ -417,7 +419,13 @@ WRONG = [
     ("--evaluate_only --checkpoint c.pth.tar --check_data",
      "--check_data: given with --evaluate_only; accepted: one of them"),
     ("--resume no_such_folder",
-     "--resume: cannot read 'no_such_folder/options.json' (FileNotFoundError); accepted: the "
+     "--resume: 'no_such_folder/options.json' does not exist; accepted: the folder of an earlier "
+     "run"),
+    (f"--resume {LONG}",
+     f"--resume: '{LONG}/options.json' cannot be reached (File name too long); accepted: the "
+     "folder of an earlier run"),
+    (f"--resume {__file__}",
+     f"--resume: '{__file__}/options.json' cannot be reached (Not a directory); accepted: the "
      "folder of an earlier run"),
 ]
 
@@ -464,6 +472,19 @@ def test_line_breaks_in_what_was_given_do_not_break_the_line(capsys):
         with pytest.raises(SystemExit):
             parameters.read_arguments(words)
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_deleted_working_directory_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    with pytest.raises(SystemExit) as end:
+        parameters.read_arguments(["--source_path", "/data", "--save_path", "/runs"])
+    assert end.value.code == 2 and capsys.readouterr().err == (
+        "diva_main.py: error: working directory: it was deleted; accepted: a folder that exists, "
+        "by cd\n")
+    program = Path(parameters.__file__).with_name("diva_main.py")
+    done = subprocess.run([sys.executable, program], text=True, capture_output=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
 def test_a_wrong_command_leaves_nothing_behind(tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from utilities.errors import RunError, UserError, refuse
+from utilities.files import fault
 
 # One name per folder, so that the next write overwrites what a killed process left behind.
 TEMPORARY = ".writing.tmp"
@@ -87,8 +88,8 @@ def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoi
     anything but tensors and plain types.
     """
     path = Path(path)
-    if not path.is_file():
-        refuse(flag, f"no file {str(path)!r}", "a checkpoint of this program")
+    if wrong := fault(path, "file"):
+        refuse(flag, f"{str(path)!r} {wrong}", "a checkpoint of this program")
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
     except MemoryError:

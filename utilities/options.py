@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from utilities import registry
 from utilities.errors import refuse
+from utilities.files import fault
 
 OPTIONS_FILE = "options.json"     # in a run's folder
 SWITCH = "the flag alone, without a value"
@@ -227,6 +228,8 @@ def read_stored(path: Path, flags: Mapping[str, Flag], *, flag: str) -> dict[str
     """The options that a run wrote to `path`, checked for names and types; defaults where it has
     none. UserError, naming `flag`, where there are no such options."""
     accepted = "the folder of an earlier run"
+    if wrong := fault(path, "file"):
+        refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(stored, dict):

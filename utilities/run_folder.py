@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from utilities.checkpoint import write_text
 from utilities.errors import refuse
+from utilities.files import fault
 from utilities.options import OPTIONS_FILE
 from utilities.terminal import shell_word
 
@@ -66,7 +67,7 @@ def resume_command(folder: str | Path) -> str:
 def last(folder: str | Path) -> Path | None:
     """The checkpoint of the run's last whole epoch, if there is one."""
     path = Path(folder) / LAST
-    return path if path.exists() else None
+    return None if fault(path) else path
 
 
 def epochs_in(state: dict[str, Any], n_epochs: int) -> int:
@@ -85,7 +86,7 @@ def describe(folder: str | Path, options: dict[str, Any], environment: dict[str,
     the run stay in front of one that differs."""
     path = Path(folder) / "Parameter_Info.txt"
     used = "\n".join(f"{name}: {value}" for name, value in environment.items())
-    before = path.read_bytes().decode(errors="surrogateescape") if path.exists() else ""
+    before = "" if fault(path) else path.read_bytes().decode(errors="surrogateescape")
     earlier = before.strip().split("\n\n")[1:]
     if used not in earlier[-1:]:
         earlier.append(used)

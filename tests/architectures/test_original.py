@@ -164,7 +164,7 @@ def test_damaged_files_end_in_one_clear_line(tmp_path, content):
     with pytest.raises(UserError, match=r"^--checkpoint: cannot read tensors from '.*file'; "
                                         r"accepted: a checkpoint with a network's state dict$"):
         weights.read_checkpoint(tmp_path / "file")
-    with pytest.raises(UserError, match=r"^--resume: no file '.*gone'"):
+    with pytest.raises(UserError, match=r"^--resume: '.*gone' does not exist"):
         weights.read_checkpoint(tmp_path / "gone", "--resume")
 
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from PIL import ExifTags, Image
 
@@ -65,6 +67,71 @@ def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
     names = ["image_00.jpg.bak", "image_09.jpg", *(f"notes_{i:02d}" for i in range(8))]
     assert told == ("  14 entries beside them do not count as images: "
                     + ", ".join(repr(str(folder / name)) for name in names) + ", ...")
+
+
+def test_files_of_the_same_bytes_are_told_and_pass(tmp_path, capsys):
+    """Those in two splits first. Files of equal size that differ are not among them."""
+    folder = trees.class_folders(tmp_path / "mine", n_classes=4, n_images=3, suffix="bmp")
+    first, second, third, fourth = sorted((folder / "images").glob("[0-9]*"))
+    for source, copy in ((first / "image_00.bmp", first / "image_03.bmp"),
+                         (second / "image_01.bmp", third / "image_09.bmp"),
+                         (second / "image_01.bmp", fourth / "image_09.bmp")):
+        shutil.copy(source, copy)
+    assert check_data("mine", trees.options(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "  5 files hold the same bytes as another, 3 of them as one in another split:",
+        f"    {str(second / 'image_01.bmp')!r} (training), {str(third / 'image_09.bmp')!r} "
+        f"(testing), {str(fourth / 'image_09.bmp')!r} (testing)",
+        f"    {str(first / 'image_00.bmp')!r} (training), {str(first / 'image_03.bmp')!r} "
+        "(training)"]
+
+
+def test_the_faults_of_a_list_stand_in_the_report_of_the_images(tmp_path, capsys):
+    folder = trees.online_products(tmp_path / "online_products")
+    for split, row in (("train", 3), ("test", 4)):
+        path = folder / "Info_Files" / f"Ebay_{split}.txt"
+        path.write_text(path.read_text() + path.read_text().splitlines()[row] + "\n")
+    broken = folder / "images" / "bicycle_final" / "111000000000_0.JPG"
+    broken.write_bytes(b"")
+    assert not check_data("online_products", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("; accepted: each path once, in one split") == 2
+    assert f"cannot read {str(broken)!r}: it is empty" in said and "23 of 24 images" in said
+    assert "training: 13 images" in said and "same bytes" not in said
+
+
+def test_all_faults_of_class_folders_stand_in_one_report(tmp_path, capsys):
+    """Links that lead nowhere or in a circle, an empty class, broken images and missing ones."""
+    images = trees.class_folders(tmp_path / "mine", n_classes=4, n_images=3) / "images"
+    (images / "005.Circle").symlink_to("005.Circle")
+    (images / "006.Gone").symlink_to("nowhere")
+    (images / "007.Empty").mkdir()
+    (images / "001.Class_1" / "circle.jpg").symlink_to("circle.jpg")
+    (images / "001.Class_1" / "gone.jpg").symlink_to("nowhere.jpg")
+    assert not check_data("mine", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    for line in (f"{str(images / '005.Circle')!r} cannot be reached (Too many levels of symbolic "
+                 "links); accepted: class folders, and links to them",
+                 f"{str(images / '006.Gone')!r} does not exist",
+                 f"no image in the class folder {str(images / '007.Empty')!r}",
+                 f"cannot read {str(images / '001.Class_1' / 'circle.jpg')!r}: Too many levels",
+                 f"cannot read {str(images / '001.Class_1' / 'gone.jpg')!r}: it does not exist",
+                 "12 of 14 images can be read"):
+        assert line in said
+    with pytest.raises(UserError, match=r"faults in all: 3, see --check_data\)$"):
+        datasets.select("mine", trees.options(tmp_path, skip_broken_images=True))
+
+
+def test_listed_images_that_are_missing_are_named(tmp_path, capsys):
+    """Files, a whole folder, and names that no file system takes."""
+    folder = trees.online_products(tmp_path / "online_products")
+    (folder / "images" / "sofa_final").rename(folder / "images" / "sofas")
+    with open(folder / "Info_Files" / "Ebay_train.txt", "a") as table:
+        table.write(f"99 1 1 bicycle_final/{'x' * 300}.JPG\n")
+    assert not check_data("online_products", trees.options(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("sofa_final/") == said.count(".JPG': it does not exist") == 12
+    assert "xx.JPG': File name too long" in said and "12 of 25 images can be read" in said
 
 
 def test_a_missing_folder_is_a_mistake(tmp_path):

@@ -77,6 +77,7 @@ def test_thousands_of_classes(tmp_path):
               "as {0}/cub20/images/<class>/<image files>; known names: cub200, cars196, "),
     ("../cub200", "--dataset: '../cub200' is no folder's name; accepted: cub200, "),
     ("one", "--dataset: 1 class folders in '{0}/one/images'; at least 2 are needed"),
+    ("linked", "--source_path: '{0}/linked/images/0"),
     ("empty", "--dataset: no image in the class folder '{0}/empty/images/2.b'"),
 ])
 def test_what_is_not_in_the_layout_is_refused_in_one_line(tmp_path, name, message):
@@ -84,6 +85,9 @@ def test_what_is_not_in_the_layout_is_refused_in_one_line(tmp_path, name, messag
     trees.write(tmp_path / "empty" / "images" / "1.a" / "a.jpg", 1)
     (tmp_path / "empty" / "images" / "2.b").mkdir()
     (tmp_path / "empty" / "images" / "2.b" / "._a.jpg").write_bytes(b"x")
+    trees.class_folders(tmp_path / "linked")
+    (tmp_path / "linked" / "images" / "009.Circle").symlink_to("009.Circle")
+    (tmp_path / "linked" / "images" / "010.Gone").symlink_to("nowhere")
     with pytest.raises(UserError) as error:
         datasets.select(name, trees.options(tmp_path))
     assert str(error.value).startswith(message.format(tmp_path))

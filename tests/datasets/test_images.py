@@ -1,14 +1,20 @@
 import io
 import os
+import resource
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import images
 from datasets.images import decode, examine
+from datasets.workers import explain_lost_workers
 from tests import trees
-from utilities.errors import UserError
+from utilities.errors import RunError, UserError
 
 GREY = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (40, 1))     # a ramp from left to right
 
@@ -112,6 +118,51 @@ def test_a_broken_file_is_named_in_one_line(tmp_path):
         text = str(error.value)
         assert text.startswith(f"--dataset: cannot read the image {str(tmp_path / name)!r}: ")
         assert message in text and "\n" not in text and "--skip_broken_images" in text
+
+
+def test_an_image_of_too_many_pixels_is_told_with_the_limit(tmp_path):
+    Image.new("1", (20000, 20000)).save(tmp_path / "huge.png")
+    with pytest.raises(UserError, match=r"huge\.png': it has 400,000,000 pixels, more than the "
+                                        r"limit of 178,956,970; --check_data"):
+        decode(str(tmp_path / "huge.png"))
+
+
+def test_a_large_image_is_read_without_a_warning(tmp_path):
+    Image.new("1", (10000, 9500)).save(tmp_path / "large.png")
+    code = "import sys; from datasets.images import decode; print(decode(sys.argv[1]).size)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "large.png"], text=True,
+                          capture_output=True, cwd=Path(images.__file__).parent.parent)
+    assert (done.stdout, done.stderr) == ("(10000, 9500)\n", "")
+
+
+@pytest.mark.parametrize("read", [lambda path: decode(path), lambda path: examine([path], 1)])
+def test_a_file_is_whole_though_no_more_files_can_be_opened(tmp_path, read):
+    path = str(trees.write(tmp_path / "a.jpg", 1))
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, highest))
+    try:
+        with pytest.raises(RunError, match=r"^too many files are open at once; allow more by"), \
+                explain_lost_workers():
+            read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, highest))
+    assert decode(path).size == (48, 40)
+
+
+def test_lost_contrast_is_found(tmp_path):
+    """12 bits in a file of 16, a single level, floats that are no shares, and whole ranges."""
+    ramp = np.linspace(0, 4095, 48)[None].repeat(40, 0)
+    kinds = {"twelve.png": ramp.astype(np.uint16), "whole.png": (16 * ramp).astype(np.uint16),
+             "one.png": np.full((40, 48), 700, np.uint16), "ints.tif": (16 * ramp).astype(np.int32),
+             "shares.tif": (ramp / 4095).astype(np.float32), "floats.tif": ramp.astype(np.float32),
+             "signed.tif": (16 * ramp - 30000).astype(np.int32)}
+    for name, pixels in kinds.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    found = dict(zip(kinds, examine([str(tmp_path / name) for name in kinds], 1), strict=True))
+    assert {name: finding.levels for name, finding in found.items()} == {
+        "twelve.png": 16, "whole.png": 255, "one.png": 0, "ints.tif": 255, "shares.tif": 255,
+        "floats.tif": 255, "signed.tif": 138}
+    assert [name for name in kinds if found[name].clipped] == ["floats.tif", "signed.tif"]
 
 
 def test_all_broken_files_are_found_and_no_others(tmp_path):

@@ -63,6 +63,23 @@ def test_a_damaged_list_is_refused(tmp_path, old, new, message):
         datasets.select("in-shop", trees.options(tmp_path))
 
 
+@pytest.mark.parametrize("status", ["train", "query", "gallery"])
+def test_a_path_that_stands_twice_is_refused(tmp_path, status):
+    """Also as query and gallery, since nothing is excluded from the gallery."""
+    folder = trees.in_shop(tmp_path / "in-shop")
+    partition = folder / "Eval" / "list_eval_partition.txt"
+    lines = partition.read_text().replace("24\n", "26\n", 1).splitlines()
+    query = next(line for line in lines if line.endswith("query"))
+    again = query.replace("img/", "./img//").replace("query", status)
+    partition.write_text("\n".join([*lines, again, lines[2]]))
+    with pytest.raises(UserError) as error:
+        datasets.select("in-shop", trees.options(tmp_path))
+    assert str(error.value) == (
+        f"--source_path: {again.split()[0]!r} stands in line {lines.index(query) + 1} of "
+        f"{str(partition)!r} and in line 27 of {str(partition)!r}; accepted: each path once, in "
+        "one split (faults in all: 2, see --check_data)")
+
+
 def test_hidden_files_are_skipped_and_count_as_rows(tmp_path):
     folder = trees.in_shop(tmp_path / "in-shop")
     partition = folder / "Eval" / "list_eval_partition.txt"

@@ -1,6 +1,8 @@
+import errno
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import datasets
 from datasets import cache
 from datasets.images import decode
 from datasets.loader import Loader
-from datasets.workers import explain_lost_workers
+from datasets.workers import allow_open_files, explain_lost_workers
 from tests import trees
 from utilities.errors import RunError, UserError
 
@@ -296,8 +298,6 @@ def test_an_error_that_nobody_catches_ends_the_program_and_its_workers(tmp_path)
 @pytest.mark.parametrize(("message", "told"), [     # torch's own words
     ("DataLoader worker (pid 7) is killed by signal: Killed. ", "memory runs out; fewer of them"),
     ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", "exited unexpectedly;"),
-    ("DataLoader worker (pid 7): unable to open shared memory object </torch_7> in read-write "
-     "mode: Too many open files (24)", "ulimit -n"),
     ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
      "workers are out of shared memory. Please try to raise your shared memory limit.", "/dev/shm"),
     ("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
@@ -316,6 +316,30 @@ def test_a_lost_worker_is_told_in_one_line_with_what_helps(message, told):
     in_shared_memory = told == "/dev/shm"
     assert ("--shm-size" in text and "--kernels 0" in text) == in_shared_memory
     assert ("fewer of them, by --kernels" in text) == ("fewer" in told)
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.EMFILE, "Too many open files"), OSError("Caught OSError in DataLoader worker "
+    "process 0.\n  ...\nOSError: [Errno 24] Too many open files: 'a.jpg'\n"),
+    RuntimeError("unable to open shared memory object </torch_7> in read-write mode: Too many open "
+                 "files (24)"), RuntimeError("received 0 items of ancdata")])
+def test_too_many_open_files_are_told_in_one_line_with_what_helps(error):
+    with pytest.raises(RunError) as told, explain_lost_workers():
+        raise error
+    assert str(told.value) == ("too many files are open at once; allow more by `ulimit -n`, or use "
+                               "fewer --kernels")
+
+
+def test_workers_get_as_many_open_files_as_the_system_allows(monkeypatch):
+    limits = [(256, 1000)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    allow_open_files(8)
+    assert limits == [(256, 1000), (1000, 1000)]
+    limits.append((50, 70))
+    with pytest.raises(UserError, match=r"^--kernels: 8 processes that load images need more open "
+                       r"files than the 70 that `ulimit -Hn` allows; accepted: a higher limit"):
+        allow_open_files(8)
 
 
 @pytest.mark.parametrize("message", [

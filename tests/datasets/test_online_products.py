@@ -65,10 +65,18 @@ def test_class_ids_are_ordered_as_numbers(tmp_path):
     (lambda folder: (folder / "Info_Files" / "Ebay_test.txt").unlink(),
      "Ebay_test.txt' does not exist; --dataset online_products is expected as"),
     (lambda folder: (folder / "images" / "sofa_final" / "111000000001_2.JPG").unlink(),
-     "1 of 12 listed images are missing, the first is "),
+     "1 of 24 listed images are missing, the first is '.*', which does not exist; --check_data"),
     (lambda folder: rewrite(folder, "1 1 1 b", "1 1 b"), "line 2 of .*Ebay_train.txt' has 3 col"),
     (lambda folder: rewrite(folder, "5 2 2 s", "5 2b 2 s"),
      "class_id '2b' in line 6 of .*Ebay_train.txt'; expected: a whole number"),
+    (lambda folder: rewrite(folder, "\n2 1 1 b", "\n1 1 1 bicycle_final/111000000000_0.JPG"
+                            "\n2 1 1 b"),
+     "'bicycle_final/111000000000_0.JPG' stands in line 2 of .*Ebay_train.txt' and in line 3 of "
+     ".*Ebay_train.txt'; accepted: each path once, in one split$"),
+    (lambda folder: rewrite(folder, "\n2 1 1 b", "\n9 1 1 sofa_final/../sofa_final/"
+                            "111000000003_1.JPG\n2 1 1 b"),
+     "'sofa_final/111000000003_1.JPG' stands in line 3 of .*Ebay_train.txt' and in line 3 of "
+     ".*Ebay_test.txt'; accepted: each path once, in one split$"),
     (lambda folder: rewrite(folder, HEADER, ""),
      "line 1 of .*Ebay_train.txt' is '1 1 1 bicycle_final/111000000000_0.JPG'; expected: "
      "'image_id class_id super_class_id path'$"),

@@ -163,6 +163,23 @@ def test_queries_whose_classes_the_gallery_lacks_are_legal(tmp_path):
     assert splits["testing_gallery"].labels.tolist() == [1]
 
 
+def test_listed_images_that_cannot_be_read_are_left_out_and_named(tmp_path, capsys):
+    folder = trees.online_products(tmp_path / "online_products")
+    gone = folder / "images" / "bicycle_final" / "111000000000_0.JPG"
+    gone.unlink()
+    circle = folder / "images" / "bicycle_final" / "circle.JPG"
+    circle.symlink_to(circle)
+    with open(folder / "Info_Files" / "Ebay_test.txt", "a") as table:
+        table.write(f"98 7 1 bicycle_final/circle.JPG\n99 7 1 bicycle_final/{'x' * 300}.JPG\n")
+    opt = trees.options(tmp_path, skip_broken_images=True)
+    splits = datasets.select("online_products", opt)
+    assert (len(splits["training"]), len(splits["testing"])) == (11, 12)
+    said = capsys.readouterr().out
+    assert f"left out {str(gone)!r}: it does not exist" in said
+    assert f"left out {str(circle)!r}: Too many levels of symbolic links" in said
+    assert "xx.JPG': File name too long" in said
+
+
 def test_broken_images_are_left_out_named_and_counted(tmp_path, capsys):
     folder = trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4) / "images"
     first = folder / "001.Class_1" / "image_00.jpg"

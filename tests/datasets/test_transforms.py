@@ -46,6 +46,29 @@ def test_evaluation_resizes_the_short_side_takes_the_centre_and_draws_nothing(si
         assert np.array_equal(view, pixels(wanted))
 
 
+@pytest.mark.parametrize("size", [(400, 2), (2, 401), (331, 30), (31, 350), (300, 1), (999, 60)])
+def test_a_long_image_is_cut_before_it_is_enlarged_to_the_same_pixels(size, monkeypatch):
+    noise = np.random.default_rng(5).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    transforms = (evaluation_transform(24, 32), rotated_transform(25, 32),
+                  training_transform("red", 32, 40))
+    wanted = [[augment(v2.Compose(transform.transforms), image, seed) for seed in range(4)]
+              for transform in transforms]
+    if min(size) < 32:
+        monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("resized whole"))
+    for transform, views in zip(transforms, wanted, strict=True):
+        assert all(torch.equal(augment(transform, image, seed), view)
+                   for seed, view in enumerate(views))
+
+
+def test_an_image_of_20000_pixels_by_2_is_never_resized_whole(monkeypatch):
+    """It would take 2.6 GB."""
+    monkeypatch.setattr(Image.Image, "resize", lambda *_, **__: pytest.fail("resized whole"))
+    for size in ((20000, 2), (2, 20000)):
+        for transform in (evaluation_transform(224, 256), training_transform("red", 224, 256)):
+            assert augment(transform, Image.new("RGB", size), 1).shape == (3, 224, 224)
+
+
 def test_a_view_follows_from_its_seed_alone():
     image = trees.picture(3)
     for name in NAMES:
