@@ -10,9 +10,11 @@ where `step` holds the outputs of the networks for a batch.
 """
 
 import parameters
+from utilities import terminal
 
-# Read before torch is imported, so that --help and mistakes are answered at once.
-OPT = parameters.read_arguments() if __name__ == "__main__" else None
+if __name__ == "__main__":  # before torch is imported: --help, mistakes and Ctrl-C end it at once
+    terminal.prepare()
+    OPT = parameters.read_arguments()
 
 import sys
 from pathlib import Path
@@ -93,8 +95,7 @@ class Training:
         opt, options = self.opt, parameters.public(self.opt)
         self.folder = (Path(opt.resume) if opt.resume else
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
-        self.lock = run_folder.lock(self.folder)
-        last = run_folder.last(self.folder)
+        self.lock, last = run_folder.lock(self.folder), run_folder.last(self.folder)
         self.last_state = checkpoint.LastEpoch(self.folder / run_folder.LAST, opt.save_every)
         versions = environment.describe()
         self.logger = Logger.from_opt(opt, self.folder, options | {"environment": versions})
@@ -134,9 +135,8 @@ class Training:
 
     def flush(self) -> None:
         """Writes the last whole epoch where it is only held in memory; signals wait meanwhile."""
-        if self.last_state.held is not None:
-            with self.interrupts.shield(raises=False):
-                self.last_state.flush()
+        with self.interrupts.shield(raises=False):
+            self.last_state.flush()
 
     def close(self) -> None:
         """Writes and draws what is due at the end; ends workers, the W&B run and the lock."""
@@ -218,6 +218,7 @@ class Training:
                 {"state_dict": self.network.state_dict(), "epoch": epoch,
                  "data": self.identity.state_dict(), "options": parameters.public(self.opt)})
             self.last_state.save(self.state_dict(), self.epoch)
+        print(self.evaluator.report(f", epoch {epoch}"), flush=True)    # now it is saved
 
     def state_dict(self) -> dict:
         """All that the rest of the run depends on, as plain types and tensors."""
@@ -226,7 +227,7 @@ class Training:
                 **{name: part.state_dict() for name, part in self.stateful().items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.seconds, self.epoch = state["seconds"], run_folder.epochs_in(state, self.opt.n_epochs)
         for name, part in self.stateful().items():
             part.load_state_dict(state[name])
 

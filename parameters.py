@@ -32,6 +32,7 @@ from utilities.options import ABOVE_0, FROM_0, FROM_1, GUEST, NO_EFFECT, SHARE, 
 PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
 NO_KEY = "<your_api_key_here>"
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")    # of its client
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
 TRAINING = (
@@ -373,6 +374,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
         elif opt.evaluate_only and opt.checkpoint is not None:
             opt = evaluated(opt)
         opt = resolve(opt)
+        _check_environment(opt)
     except UserError as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -390,6 +392,12 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
         warnings.append(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} mines "
                         "no tuples; no effect")
     return warnings
+
+
+def _check_environment(opt: Namespace) -> None:
+    mode = os.environ.get("WANDB_MODE", WANDB_MODES[0])
+    if opt.log_online and mode not in WANDB_MODES:
+        refuse("WANDB_MODE", f"{mode!r} in the environment", ", ".join(WANDB_MODES))
 
 
 def parse(argv: Sequence[str]) -> Namespace:

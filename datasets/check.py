@@ -13,6 +13,7 @@ from datasets.class_folders import visible
 from datasets.images import examine, in_parallel
 from utilities.environment import available_cores
 from utilities.files import fault
+from utilities.terminal import check_output
 
 SHOWN = 10  # names
 
@@ -66,6 +67,7 @@ def check_data(name: str, opt) -> bool:
     if others := beside(paths):
         print(f"  {len(others):,} entries beside them do not count as images: "
               + some(list(map(repr, others))))
+    check_output()
     return whole and not faults
 
 

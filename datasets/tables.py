@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from pathlib import Path
 
@@ -16,8 +17,8 @@ def rows(path: Path, columns: str, *, path_column: int,
     counted: a line above the header gives the number of rows. UserError for any other content.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = os.fsdecode(path.read_bytes().removeprefix(codecs.BOM_UTF8)).splitlines()
+    except OSError as error:
         raise UserError(f"--source_path: cannot read {str(path)!r}: {error}") from error
     names, header = columns.split(), 1 + counted
     lines += [""] * header      # for a file that ends before its header

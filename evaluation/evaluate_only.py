@@ -6,6 +6,7 @@ import architectures
 import datasets
 from evaluation.evaluator import Evaluator
 from utilities import setup
+from utilities.terminal import check_output
 
 
 def evaluate_only(opt) -> int:
@@ -17,4 +18,6 @@ def evaluate_only(opt) -> int:
     evaluator = Evaluator.from_opt(opt, splits, device)
     evaluator.evaluate(network.to(device), 0)
     evaluator.close()
+    print(evaluator.report())
+    check_output()
     return 0

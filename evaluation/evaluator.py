@@ -134,10 +134,10 @@ class Evaluator:
                    "the test split, as papers of the field do (--train_val_split to avoid it)."))
 
     def evaluate(self, network: nn.Module, epoch: int, logger=None) -> list[tuple[str, str]]:
-        """Computes, prints and logs every metric for every evaltype on every split.
+        """Computes every metric for every evaltype on every split, and logs it where there is a
+        logger; `report` shows the numbers.
 
-        Returns each (evaltype, storage metric) for which this epoch is the best so far. Without a
-        logger the numbers are only printed.
+        Returns each (evaltype, storage metric) for which this epoch is the best so far.
         """
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
@@ -151,9 +151,6 @@ class Evaluator:
                     log_metrics(logger, split.name, evaltype, values)
                 if evaltype == self.evaltypes[0]:
                     samples = sample_retrievals(split, neighbours)
-            title = split.name if logger is None else f"{split.name}, epoch {epoch}"
-            print(table(title, [(name, results[name][split.name]) for name in self.evaltypes]),
-                  flush=True)
         better = self.choose(epoch, results)
         if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
             self.samples = samples
@@ -211,6 +208,13 @@ class Evaluator:
         path = Path(logger.folder) / PICTURE
         retrievals.draw(path, rows, images.decode)
         logger.picture("Sample retrievals", path)
+
+    def report(self, when: str = "") -> str:
+        """A table for each split of what was evaluated last; `when` follows the split's name."""
+        results = self.last["metrics"]
+        return "\n".join(table(split.name + when, [(evaltype, results[evaltype][split.name])
+                                                   for evaltype in self.evaltypes])
+                         for split in self.splits)
 
     def summary(self) -> str:
         """The final table: per evaltype the best epoch by each storage metric, and the last epoch,

@@ -20,6 +20,7 @@ PATIENCE = 120  # seconds until a process counts as hanging
 SERVER = """
 import json, os, sys
 import diva_main, parameters
+from utilities import terminal
 import architectures.network, datasets.images, evaluation.retrievals, metrics.neighbours
 import criteria.dc, criteria.fast_moco, criteria.margin, torchvision.models
 
@@ -47,6 +48,7 @@ for handle, name in ((1, "out"), (2, "err")):
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 sys.argv = ["diva_main.py", *order["argv"]]
 exec(order["patch"])
+terminal.prepare()
 sys.exit(diva_main.main(parameters.read_arguments()))
 """
 

@@ -204,6 +204,15 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over_in_its_folder(data
     assert runs.differences(whole, folder) == []
 
 
+def test_fewer_epochs_than_are_done_are_refused_and_change_nothing(data, capsys):
+    folder = runs.train(data, "--n_epochs", 2)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    error = refuse(capsys, "--resume", folder, "--n_epochs", 1)
+    assert error == ("--n_epochs: 1 given, but the run has trained 2 epochs; accepted: a whole "
+                     "number from 2 upwards")
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "another run's"])
 def test_a_damaged_last_checkpoint_is_refused_and_stays(data, capsys, damage):
     folder = runs.train(data)

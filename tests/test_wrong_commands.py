@@ -456,6 +456,17 @@ def test_the_table_is_long_enough():
     assert len({command for command, _ in WRONG}) >= 60
 
 
+def test_an_invalid_variable_of_the_environment_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "off")
+    with pytest.raises(SystemExit) as end:
+        parameters.read_arguments(["--log_online"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "diva_main.py: error: WANDB_MODE: 'off' in the environment; accepted: online, offline, "
+        "disabled, shared, dryrun, run\n")
+    parameters.read_arguments([])   # nobody asks for W&B
+
+
 def test_line_breaks_in_what_was_given_do_not_break_the_line(capsys):
     for words in (["--one\ntwo"], ["one\ntwo"], ["--dataset", "a\n/b"], ["--lr", "1\n2x"]):
         with pytest.raises(SystemExit):

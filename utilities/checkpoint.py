@@ -75,9 +75,10 @@ class LastEpoch:
 
 
 def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
-    """Writes `text` as UTF-8 to `path`, atomically; RunError as in `save`. sync=False leaves it to
-    the system when the text reaches the disk, for files that a later epoch rewrites."""
-    replace(Path(path), lambda file: file.write(text.encode()), sync=sync)
+    """Writes `text` as UTF-8 to `path`, atomically, and bytes of paths that are none unchanged;
+    RunError as in `save`. sync=False leaves it to the system when the text reaches the disk, for
+    files that a later epoch rewrites."""
+    replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync)
 
 
 def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint") -> Any:

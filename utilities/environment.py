@@ -35,8 +35,9 @@ def describe() -> dict[str, str]:
 def _commit() -> str:
     """The commit of this code, marked where files differ from it; "unknown" outside of git."""
     def git(*words: str) -> list[str]:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True,
-                              check=True, timeout=10).stdout.splitlines()
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=True,
+                              timeout=10)
+        return os.fsdecode(done.stdout).splitlines()
 
     try:
         folder, commit = git("rev-parse", "--show-toplevel", "HEAD")

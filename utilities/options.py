@@ -10,6 +10,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -231,6 +232,8 @@ def read_stored(path: Path, flags: Mapping[str, Flag], *, flag: str) -> dict[str
         refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(stored, dict):
+            stored = {name: in_this_encoding(value) for name, value in stored.items()}
     except (OSError, ValueError, RecursionError) as error:
         refuse(flag, f"cannot read {str(path)!r} ({type(error).__name__})", accepted)
     known = {**flags, "given": Flag("--given", str, [], "names of options", nargs="+")}
@@ -240,6 +243,13 @@ def read_stored(path: Path, flags: Mapping[str, Flag], *, flag: str) -> dict[str
     if not whole:
         refuse(flag, f"{str(path)!r} does not hold a run's options", accepted)
     return {name: entry.default for name, entry in known.items()} | stored
+
+
+def in_this_encoding(value: Any) -> Any:
+    """A text as this process decodes it from bytes, where another may have taken paths as ASCII."""
+    if isinstance(value, str):
+        return os.fsdecode(value.encode(errors="surrogateescape"))
+    return value
 
 
 def plain(value: Any) -> str:

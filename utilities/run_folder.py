@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import re
-import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from utilities.checkpoint import write_text
 from utilities.errors import refuse
 from utilities.files import fault
 from utilities.options import OPTIONS_FILE
+from utilities.terminal import shell_word
 
 LAST = "checkpoint_last.pth.tar"
 MAX_BYTES = 200  # of a file name; file systems allow 255, suffixes included
@@ -59,7 +61,7 @@ def lock(folder: str | Path) -> FileLock:
 
 def resume_command(folder: str | Path) -> str:
     """The shell command that resumes the run in `folder`."""
-    return f"python diva_main.py --resume {shlex.quote(str(folder))}"
+    return f"python diva_main.py --resume {shell_word(folder)}"
 
 
 def last(folder: str | Path) -> Path | None:
@@ -68,13 +70,24 @@ def last(folder: str | Path) -> Path | None:
     return None if fault(path) else path
 
 
+def epochs_in(state: dict[str, Any], n_epochs: int) -> int:
+    """How many epochs a run had trained when it saved `state`; UserError where it is to be resumed
+    for fewer."""
+    done = state["epoch"]
+    if n_epochs < done:
+        refuse("--n_epochs", f"{n_epochs} given, but the run has trained {done} epochs",
+               f"a whole number from {done} upwards")
+    return done
+
+
 def describe(folder: str | Path, options: dict[str, Any], environment: dict[str, str]) -> None:
     """Writes `options` (plain types, no secret) as `options.json`, for `--resume`, and, with the
     run's `environment`, as `Parameter_Info.txt`, for people. The environments of earlier parts of
     the run stay in front of one that differs."""
     path = Path(folder) / "Parameter_Info.txt"
     used = "\n".join(f"{name}: {value}" for name, value in environment.items())
-    earlier = path.read_text(encoding="utf-8").strip().split("\n\n")[1:] if not fault(path) else []
+    before = "" if fault(path) else path.read_bytes().decode(errors="surrogateescape")
+    earlier = before.strip().split("\n\n")[1:]
     if used not in earlier[-1:]:
         earlier.append(used)
     lines = [f"{name}: {value}" for name, value in sorted(options.items())]
@@ -99,8 +112,8 @@ def file_name(text: str) -> str:
     """
     name = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]', "_", text)
     name = name.rstrip(". ") if name.strip(". ") else "_"
-    if name == text and len(name.encode()) <= MAX_BYTES:
+    if name == text and len(os.fsencode(name)) <= MAX_BYTES:
         return name
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    short = name.encode()[:MAX_BYTES - 9].decode(errors="ignore")
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+    short = os.fsencode(name)[:MAX_BYTES - 9].decode(sys.getfilesystemencoding(), "ignore")
     return f"{short}-{digest}"

@@ -10,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from utilities.terminal import escaped, shell_word
+
 INIT_SECONDS = 8  # to connect; the client takes up to 5 more to start and give up
 FINISH_SECONDS = 60  # to upload what is left at the end
 MAX_BINS = 512  # of a histogram on W&B
+CLIENT = "by the client's own settings (WANDB_MODE)"
 # Of the client: its messages would repeat ours, and its error reports delay the end of a run by
 # 10 s where there is no network.
 SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
@@ -46,7 +48,8 @@ class WandbRun:
     def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
                  entity: str | None, key: str | None, mode: str, config: dict[str, Any]):
         self.folder, self.mode, self.config = Path(folder), mode, config
-        self.destination = {"project": project, "group": group, "name": name, "entity": entity}
+        self.destination = {field: text and escaped(text) for field, text in {
+            "project": project, "group": group, "name": name, "entity": entity}.items()}
         self.key = key
         self.id: str | None = None
         self.run = None
@@ -61,8 +64,8 @@ class WandbRun:
     def start(self) -> None:
         """Starts the run under `id`, a new one where that is None."""
         self.id = self.id or secrets.token_hex(4)
-        if self.key:  # the client records the command line
-            sys.argv[:] = [argument.replace(self.key, "***") for argument in sys.argv]
+        # The client records the command line.
+        sys.argv[:] = [escaped(word.replace(self.key or "***", "***")) for word in sys.argv]
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
@@ -70,20 +73,23 @@ class WandbRun:
 
             mode = wandb.setup().settings.mode
             mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
-            if mode != "online":
+            if mode not in ("online", "offline"):
                 self.run = self._init(mode)
-                self._tell(f"{mode}, by the client's own settings (WANDB_MODE)")
+                self._tell(f"{mode}, {CLIENT}")
+            elif mode == "offline":
+                self._go_offline(f"offline, {CLIENT}")
             elif self.mode == "offline":
                 self._go_offline("offline, by --wandb_mode")
             else:
                 self.run = self._init("online")
                 print(f"W&B: {self.run.url}", flush=True)
         except Exception as error:
-            self._go_offline(f"cannot log online ({_first_line(error)})")
+            self._go_offline(f"cannot log online ({_reason(error)})")
 
     def _init(self, mode: str):
         import wandb
 
+        str(self.folder).encode()   # an error here, where the client would print tracebacks
         key = {"api_key": self.key} if self.key else {}
         settings = wandb.Settings(quiet=True, init_timeout=INIT_SECONDS,
                                   login_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS,
@@ -102,19 +108,23 @@ class WandbRun:
             self.run = self._init("offline")
             kept = f"upload what is logged from here on with {self._sync_command}"
         except Exception as error:
-            self.run, kept = NoRun(), f"nothing is logged there from here on ({_first_line(error)})"
+            self.run, kept = None, "nothing is logged there from here on"
+            if _reason(error) not in reason:
+                kept += f" ({_reason(error)})"
         self._tell(f"{reason}; training goes on, {kept}")
 
     @property
     def _sync_command(self) -> str:
-        return f"`wandb sync {shlex.quote(str(Path(self.run.dir).parent))}`"
+        return f"`wandb sync {shell_word(Path(self.run.dir).parent)}`"
 
     def log(self, values: dict[str, Any], step: int) -> None:
         """One point at `step`; arrays become histograms of one bar per entry."""
+        if self.run is None:
+            return
         try:
             self.run.log(self._point(values), step=step)
         except Exception as error:
-            self._go_offline(f"lost at step {step} ({_first_line(error)})")
+            self._go_offline(f"lost at step {step} ({_reason(error)})")
             with contextlib.suppress(Exception):
                 self.run.log(self._point(values), step=step)
         self.pictures = {}
@@ -139,7 +149,7 @@ class WandbRun:
                 self.run.log(self._point({}))
             self.run.finish(exit_code=exit_code)
         except Exception as error:
-            self._tell(f"lost at the end ({_first_line(error)}); upload what is missing with "
+            self._tell(f"lost at the end ({_reason(error)}); upload what is missing with "
                        f"{self._sync_command}")
         self.run = None
 
@@ -157,5 +167,12 @@ def _histogram(values: np.ndarray):
     return wandb.Histogram(np_histogram=(bars, np.linspace(0, len(values), len(bars) + 1)))
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """One line on why the client failed."""
+    for fault in error.errors() if type(error).__name__ == "ValidationError" else ():
+        name = "_".join(["WANDB", *map(str, fault["loc"])]).upper()
+        if name in os.environ:
+            return f"{name}: {os.environ[name]!r} in the environment; {fault['msg']}"
+    if isinstance(error, UnicodeEncodeError):
+        return f"the client takes no path that is not UTF-8, here {error.object!r}"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

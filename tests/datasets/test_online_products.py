@@ -42,6 +42,18 @@ def test_a_list_may_have_a_byte_order_mark_other_line_ends_and_several_blanks(tm
     assert splits["training"].paths == wanted and len(wanted) == 12
 
 
+def test_a_list_may_name_files_that_are_no_utf_8(tmp_path):
+    folder = trees.online_products(tmp_path / "online_products")
+    path = folder / "Info_Files" / "Ebay_train.txt"
+    name = "111000000000_0.JPG"
+    path.write_bytes(path.read_bytes().replace(name.encode(), b"\xe9" + name.encode()))
+    (folder / "images" / "bicycle_final" / name).rename(
+        folder / "images" / "bicycle_final" / f"\udce9{name}")
+    training = datasets.select("online_products", trees.options(tmp_path))["training"]
+    assert training.paths[0].endswith(f"\udce9{name}")
+    assert training[0, 0].images.shape == (3, 24, 24)
+
+
 def test_class_ids_are_ordered_as_numbers(tmp_path):
     folder = trees.online_products(tmp_path / "online_products", n_classes=22, n_images=1)
     names = datasets.select("online_products", trees.options(tmp_path))["training"].class_names

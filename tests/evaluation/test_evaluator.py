@@ -75,14 +75,14 @@ def logger(tmp_path):
     return Logger(tmp_path / "run", plots="none")
 
 
-def test_every_metric_is_logged_and_printed_for_every_evaltype(build, logger, capsys):
+def test_every_metric_is_logged_and_reported_for_every_evaltype(build, logger):
     evaluator = build(names=["e_recall@1", "e_recall@2", "nmi"])
     evaluator.evaluate(Network(), 0, logger)
     assert set(logger.current) == {("Test", f"{evaltype}_{family}")
                                    for evaltype in ("discriminative", BOTH)
                                    for family in ("e_recall", "nmi")}
     assert logger.current["Test", "discriminative_e_recall"] == {"e_recall@1": 1, "e_recall@2": 1}
-    printed = capsys.readouterr().out
+    printed = evaluator.report(", epoch 0")
     assert re.search(r"^discriminative +1\.0000 +1\.0000 +1\.0000$", printed, re.MULTILINE)
     assert re.search(r"^Test, epoch 0 +e_recall@1  e_recall@2 +nmi$", printed, re.MULTILINE)
     assert BOTH in printed
@@ -197,12 +197,12 @@ def test_a_storage_metric_with_clusters_waits_for_its_epochs(build, logger):
     assert evaluator.evaluate(Network(), 1, logger) == []
 
 
-def test_an_array_is_logged_but_not_in_the_tables(build, logger, capsys):
+def test_an_array_is_logged_but_not_in_the_tables(build, logger):
     evaluator = build(names=["e_recall@1", "rho_spectrum@0"], evaltypes=["discriminative"])
     evaluator.evaluate(Network(), 0, logger)
     value = logger.current["Test", "discriminative_rho_spectrum"]["rho_spectrum@0"]
     assert np.ndim(value) == 1
-    assert "rho_spectrum" not in capsys.readouterr().out + evaluator.summary()
+    assert "rho_spectrum" not in evaluator.report() + evaluator.summary()
     assert "rho_spectrum@0" not in evaluator.last["metrics"]["discriminative"]["Test"]
 
 
@@ -242,11 +242,11 @@ def test_a_worse_epoch_leaves_the_retrievals_as_they_are(build, logger):
     assert evaluator.samples == samples and evaluator.last["epoch"] == 1
 
 
-def test_without_a_logger_the_numbers_are_only_printed(build, tmp_path, capsys):
+def test_without_a_logger_nothing_is_written(build, tmp_path):
     evaluator = build(plots="epoch")
     files = set(tmp_path.rglob("*"))
     evaluator.evaluate(Network(), 0)
-    assert set(tmp_path.rglob("*")) == files and "1.0000" in capsys.readouterr().out
+    assert set(tmp_path.rglob("*")) == files and "1.0000" in evaluator.report()
 
 
 def test_a_resumed_evaluator_goes_on_where_it_was(build, logger, tmp_path):

@@ -1,6 +1,7 @@
 """The folder of a run: its name, and what describes it."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def test_a_read_only_save_path_is_one_clear_line(tmp_path, monkeypatch):
         run_folder.create(tmp_path / "new", "cub200", "Run")
 
 
-@pytest.mark.parametrize("name", ["größer 実験", "x" * 300, "ß" * 200, "a/b", "..", "con?", "x."])
+@pytest.mark.parametrize("name", ["größer 実験", "x" * 300, "ß" * 200, "a/b", "..", "con?", "x.",
+                                  "caf\udce9", "caf\udce9:", "\udce9" * 300])
 def test_any_savename_works(tmp_path, name):
     folder = run_folder.create(tmp_path, "cub200", name)
     assert folder.parent == tmp_path / "cub200" and folder.is_dir()
@@ -51,6 +53,11 @@ def test_ordinary_names_stay_as_they_are():
     evaltype = "Combined_discriminative_selfsimilarity_shared_intra-0.75-1.25-1.25-1.25"
     assert (run_folder.checkpoint_name(evaltype, "e_recall@1")
             == f"checkpoint_{evaltype}_e_recall@1.pth.tar")
+
+
+def test_a_name_that_is_no_utf_8_stays_as_it_is(tmp_path):
+    assert os.fsencode(run_folder.create(tmp_path, "ti\udcffny", "caf\udce9")) == (
+        os.fsencode(tmp_path) + b"/ti\xffny/caf\xe9")
 
 
 @given(st.lists(st.text(max_size=300), min_size=2, max_size=5, unique=True))
@@ -67,6 +74,14 @@ def test_options_can_be_read_by_people_and_by_resume(tmp_path):
     assert json.loads((tmp_path / "options.json").read_text()) == options
     lines = (tmp_path / "Parameter_Info.txt").read_text(encoding="utf-8").split("\n")
     assert {"tau: [55]", "torch: 2.9.1", "git commit: unknown"} < set(lines)
+
+
+def test_bytes_of_paths_are_described_unchanged(tmp_path):
+    for version in ("2.9", "2.10"):
+        run_folder.describe(tmp_path, {"save_path": "/caf\udce9"}, {"torch": version})
+    assert (tmp_path / "Parameter_Info.txt").read_bytes() == (
+        b"save_path: /caf\xe9\n\ntorch: 2.9\n\ntorch: 2.10\n")
+    assert json.loads((tmp_path / "options.json").read_text()) == {"save_path": "/caf\udce9"}
 
 
 def test_the_environment_a_run_began_in_stays_beside_another_that_it_went_on_in(tmp_path):

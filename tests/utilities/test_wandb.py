@@ -180,8 +180,53 @@ def test_a_client_that_is_not_installed_does_not_stop_training(tmp_path, monkeyp
     run = WandbRun.from_opt(options(), tmp_path, {})
     run.start()
     run.log({"loss": 1.0}, 0)
+    run.picture("Sample retrievals", "a.png")
     run.finish()
-    assert "nothing is logged" in capsys.readouterr().err
+    told, = capsys.readouterr().err.splitlines()
+    assert told.count("wandb") == 1 and "nothing is logged" in told
+
+
+def test_an_invalid_variable_of_the_client_is_named(tmp_path, fake, monkeypatch, capsys):
+    with pytest.raises(ValueError) as invalid:
+        from wandb import Settings
+        Settings(console="loud")
+
+    def setup():
+        raise invalid.value
+
+    fake(refused=("offline",)).setup = setup
+    monkeypatch.setenv("WANDB_CONSOLE", "loud")
+    WandbRun.from_opt(options(), tmp_path, {}).start()
+    assert "(WANDB_CONSOLE: 'loud' in the environment; Input should be 'auto', " in (
+        capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("client", "asked", "by"), [
+    ("offline", "online", "by the client's own settings (WANDB_MODE)"),
+    ("dryrun", "online", "by the client's own settings (WANDB_MODE)"),
+    ("online", "offline", "by --wandb_mode")])
+def test_a_run_that_is_to_be_offline_is_told_how_to_upload_it(tmp_path, fake, capsys, client, asked,
+                                                              by):
+    fake(mode=client)
+    WandbRun.from_opt(options(wandb_mode=asked), tmp_path, {}).start()
+    assert capsys.readouterr().err == (
+        f"W&B: offline, {by}; training goes on, upload what is logged from here on with "
+        f"`wandb sync {tmp_path}/wandb/run`\n")
+
+
+def test_bytes_that_are_no_utf_8_reach_the_client_escaped(tmp_path, fake, monkeypatch, capsys):
+    """It accepts them in the config alone, and no folder with such a name."""
+    wandb = fake()
+    monkeypatch.setattr(sys, "argv", ["diva_main.py", "--savename", "caf\udce9"])
+    config = {"savename": "caf\udce9"}
+    WandbRun.from_opt(options(savename="caf\udce9"), tmp_path, config).start()
+    (given,) = wandb.inits
+    assert (given["name"], given["config"], sys.argv[2]) == (r"caf\udce9", config, r"caf\udce9")
+    WandbRun.from_opt(options(), tmp_path / "caf\udce9", {}).start()
+    assert len(wandb.inits) == 1
+    assert capsys.readouterr().err == (
+        "W&B: cannot log online (the client takes no path that is not UTF-8, here "
+        rf"'{tmp_path}/caf\udce9'); training goes on, nothing is logged there from here on" + "\n")
 
 
 def test_a_point_is_kept_offline_when_the_connection_is_lost(tmp_path, fake, capsys):
