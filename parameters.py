@@ -604,12 +604,13 @@ def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> Non
     for end in ends:
         if end not in features:
             wrong = wrong or f"names {end!r}, which is not among --diva_features"
-        elif not criteria.needs([end], "trained head"):
+        elif criteria.needs([end], "trunk alone"):
             wrong = wrong or f"cannot work: the head of {end} gets no gradient"
     if pairs.count(pair) > 1:
         wrong = wrong or "is given twice"
     if wrong:
-        fitting = ", ".join(name for name in features if criteria.needs([name], "trained head"))
+        fitting = ", ".join(
+                name for name in features if not criteria.needs([name], "trunk alone"))
         refuse("--diva_decorrelations", f"{pair!r} {wrong}", f"<source>-<target> of: {fitting}")
 
 

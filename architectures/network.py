@@ -52,7 +52,7 @@ class Network(nn.Module):
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
         for feature, head in self.heads.items():
-            head.requires_grad_(criteria.needs([feature], "trained head"))
+            head.requires_grad_(not criteria.needs([feature], "trunk alone"))
         self.train()
 
     @classmethod

@@ -56,7 +56,8 @@ class Feature(nn.Module):
 
     # What helps where the term teaches nothing (see `criteria.teaching`).
     remedy = "--batch_mining with harder tuples, or a larger margin of --loss"
-    # Views, by their names in `Batch`, that the network embeds for this feature beside `images`.
+    # Views, by their names in `Batch`, that the network embeds for this feature beside `images`;
+    # not those that a key network embeds or `prepare` makes part of the images.
     further_views: tuple[str, ...] = ()
 
     def __init__(self, name: str, criterion: nn.Module, weight: float = 1.0):
@@ -128,8 +129,10 @@ def forward(network: nn.Module, objective: nn.ModuleList, batch: Batch) -> Step:
     for feature in objective:
         batch = feature.prepare(batch)
     embeddings, trunk = network(batch.images)
-    further = {view: network(getattr(batch, view)) for view in dict.fromkeys(
-        view for feature in objective for view in feature.further_views)}
+    views = dict.fromkeys(view for feature in objective for view in feature.further_views)
+    assert None not in [getattr(batch, view) for view in views], (
+        f"no line of criteria.PARTS asks for all of {', '.join(views)}")
+    further = {view: network(getattr(batch, view)) for view in views}
     keys = {feature.name: feature.embed_keys(batch) for feature in objective}
     return Step(batch, embeddings, trunk, further, keys)
 

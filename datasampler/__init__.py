@@ -22,7 +22,9 @@ SAMPLERS = {
     "d2_coreset": "datasampler.d2_coreset",
 }
 # Samplers that keep an embedding of every training image.
-STORAGE = {name for name in SAMPLERS if "batchmatch" in name or "coreset" in name}
+STORAGE = {"fid_batchmatch", "spc_fid_batchmatch", "distmoment_batchmatch",
+           "firstmoment_batchmatch", "disthist_batchmatch", "criterion_batchmatch",
+           "greedy_coreset", "full_greedy_coreset", "d2_coreset"}
 # Samplers that draw whole groups of --samples_per_class images.
 BY_CLASS = {"class_random", "class_random_unique"} | STORAGE - {"full_greedy_coreset"}
 

@@ -23,7 +23,7 @@ FITTING = [(loss, miner) for loss in criteria.LOSSES for miner in (
     if loss in criteria.TAKES else [None])]
 ALL = tuple(criteria.FEATURES)
 # These learn on the trunk; their heads stay a random projection of it.
-ON_TRUNK = [name for name in ALL if not criteria.needs([name], "trained head")]
+ON_TRUNK = [name for name in ALL if criteria.needs([name], "trunk alone")]
 
 
 @pytest.fixture(scope="module")

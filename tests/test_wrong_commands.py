@@ -18,6 +18,7 @@ NAMES = {
     "losses": ", ".join(criteria.LOSSES),
     "mining_losses": ", ".join(criteria.TAKES),
     "miners": ", ".join(batchminer.MINERS),
+    "triplet_losses": ", ".join(n for n, k in criteria.TAKES.items() if k == "triplets"),
     "triplet_miners": ", ".join(n for n, k in batchminer.TUPLES.items() if k == "triplets"),
     "metrics": ", ".join(metrics.METRICS),
     "features": ", ".join(criteria.FEATURES),
@@ -242,10 +243,10 @@ WRONG = [
      "--diva_features: 'shared' given twice; accepted: each feature once"),
     ("--diva_features discriminative shared --loss softmax",
      "--diva_features: 'shared' needs a loss that takes triplets, not --loss softmax; accepted: "
-     "margin, triplet, contrastive, quadruplet, snr"),
+     "{triplet_losses}"),
     ("--diva_features intra --loss npair --evaltypes all",
      "--diva_features: 'intra' needs a loss that takes triplets, not --loss npair; accepted: "
-     "margin, triplet, contrastive, quadruplet, snr"),
+     "{triplet_losses}"),
     ("--diva_features discriminative selfsimilarity --arch resnet50_frozen",
      "--arch: 'resnet50_frozen' given, but --diva_ssl fast_moco needs embeddings of unit length; "
      "accepted: resnet50_frozen_normalize, or another --diva_ssl"),

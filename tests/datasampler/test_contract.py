@@ -10,10 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import datasampler
-from datasampler import SAMPLERS, STORAGE
+from datasampler import BY_CLASS, SAMPLERS, STORAGE
 from utilities.errors import UserError
-
-NOT_CLASSWISE = {"random", "full_random", "rrandom", "random_semi_class", "full_greedy_coreset"}
 
 
 def options(**changes):
@@ -48,7 +46,7 @@ def assert_batches(name, labels, *, bs, spc, **changes):
     for batch in batches:
         assert isinstance(batch, list) and len(batch) == bs
         assert all(type(index) is int and 0 <= index < len(labels) for index in batch)
-        if name not in NOT_CLASSWISE:
+        if name in BY_CLASS:
             classes = labels[batch].reshape(-1, spc)
             assert (classes == classes[:, :1]).all()
         if name == "random_semi_class":

@@ -1,10 +1,12 @@
 """The table of metrics and the grammar of their names."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import metrics
 from utilities.errors import UserError
@@ -21,6 +23,13 @@ def test_every_name_is_selected_and_keeps_its_name(name):
     assert metric.normalized == name.startswith("c_")
     assert metric.takes in ("ranks", "assignment", "centroids", "features")
     assert metrics.needs_clusters(name) == (metric.takes in ("assignment", "centroids"))
+
+
+def test_every_metric_measures_small_and_large_classes():
+    features, labels = torch.randn(60, 5), torch.cat([torch.arange(40) % 8, torch.full((20,), 9)])
+    values = metrics.compute(NAMES, features, labels)
+    assert list(values) == NAMES and all(map(math.isfinite, values.values()))
+    assert all(0 <= values[name] <= 1 for name in NAMES if metrics.is_score(name))
 
 
 def test_the_names_of_the_original_are_there():

@@ -108,9 +108,11 @@ def test_the_end_of_a_program_is_quiet_too(tmp_path, words):
 def test_ctrl_c_while_torch_is_imported_ends_it_without_a_word(tmp_path):
     (tmp_path / "torch.py").write_text(
         "import time\nprint('It is imported.', flush=True)\ntime.sleep(60)\n")
+    # Where the tests run in the background of a shell, children begin by ignoring SIGINT.
     program = subprocess.Popen([sys.executable, ROOT / "diva_main.py"], stdout=subprocess.PIPE,
                                env=os.environ | {"PYTHONPATH": str(tmp_path)},
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert program.stdout.readline() == "It is imported.\n"
     program.send_signal(signal.SIGINT)
     assert program.communicate() == ("", "") and program.returncode == -signal.SIGINT
