@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Iterable, Set
 from typing import NamedTuple
 
+import batchminer
 import datasampler
 from utilities import registry
 from utilities.errors import refuse
@@ -90,6 +91,18 @@ def miner_of(feature: str, opt) -> str:
     """The miner of a feature that is taught by labels."""
     return {"shared": SHARING[opt.diva_sharing],
             "intra": INTRA[opt.diva_intra]}.get(feature, opt.batch_mining)
+
+
+def fewest_classes(opt) -> int:
+    """How many training classes the features that are taught by labels need; 0 without any."""
+    fewest = 0
+    for name in opt.diva_features:
+        if needs([name], "labels"):
+            mines = opt.loss in TAKES or needs([name], "triplets")
+            _, n_classes = batchminer.OTHER_FEWEST.get(
+                miner_of(name, opt) if mines else None, batchminer.FEWEST)
+            fewest = max(fewest, n_classes, batchminer.FEWEST[1])
+    return fewest
 
 
 def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batchminer=None):

@@ -37,11 +37,15 @@ def build(name: str, opt) -> dict[str, Dataset]:
         refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
                f"{name}", f"at most {n_training}")
     n_classes = len({label for _, label in samples["training"]})
-    if n_classes < 2 and criteria.needs(opt.diva_features, "labels") and not opt.evaluate_only:
-        refuse("--dataset", f"{name!r} has 1 training class with --train_val_split "
-               f"{opt.train_val_split:g}, but --diva_features {' '.join(opt.diva_features)} learns "
-               "what tells classes apart",
-               "at least 2 training classes, or features that need no labels")
+    fewest = criteria.fewest_classes(opt)
+    if n_classes < fewest and not opt.evaluate_only:
+        refuse("--dataset", f"{name!r} has {n_classes} training class{'es' * (n_classes > 1)} with "
+               f"--train_val_split {opt.train_val_split:g}, but --diva_features "
+               f"{' '.join(opt.diva_features)} learns what tells {fewest} classes apart",
+               f"at least {fewest} training classes, or features that need no labels")
+    if fewest and n_classes == n_training and opt.loss in criteria.TAKES:
+        print("No training class has two images: every positive is the anchor's own picture.",
+              flush=True)
     open_image = images.decode
     if opt.cache == "ram":
         # What loaders read: query and gallery, but not their union.

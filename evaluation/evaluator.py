@@ -103,20 +103,26 @@ class Evaluator:
 
     def check(self, opt) -> None:
         """Prints how many queries have nothing to find. UserError where the epochs of a training
-        cannot be compared since none has, and for a metric that needs more images."""
+        cannot be compared, since no query or every query must find a right one, and for a metric
+        that needs more images."""
         for split in self.splits:
             n = len(split.own)
             n_images = len({path for loader in split.loaders for path in loader.dataset.paths})
             lone = metrics.n_without_positive(*split.labels, own=split.own)
-            if lone == n and split.name == self.chosen_on and not opt.evaluate_only:
+            n_classes = len(np.unique(split.labels[-1]))
+            if split.name == self.chosen_on and not opt.evaluate_only:
                 flag, given, whole, accepted = {
                     "Val": ("--train_val_split", opt.train_val_split, "validation",
                             "1 for no validation split, or another share"),
                     "Test": ("--dataset", repr(opt.dataset), "test",
-                             "two images or more of some class, or --train_val_split to choose "
-                             "epochs on training images")}[split.name]
-                refuse(flag, f"{given} given, but none of the {n:,} queries of the {whole} split "
-                       "has another image of its class to find", accepted)
+                             "two classes or more, of which some have two images or more")
+                }[split.name]
+                if lone == n:
+                    refuse(flag, f"{given} given, but none of the {n:,} queries of the {whole} "
+                           "split has another image of its class to find", accepted)
+                if n_classes == 1:
+                    refuse(flag, f"{given} given, but the {whole} split has one class, in which "
+                           "every neighbour is right", accepted)
             if lone:
                 print(f"{split.name}: {lone:,} of {n:,} queries have no other image of their class "
                       "to find: misses in recall and mAP, left out of mAP_r and r_precision.",

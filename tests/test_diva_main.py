@@ -237,7 +237,7 @@ def test_a_full_gpu_is_one_clear_line(tmp_path, capsys, monkeypatch):
      "--samples_per_class: 1 given, but --loss pml:NTXentLoss compares images of one class; "),
     (["--train_val_split", "0.25", "--train_val_split_by_class", "--bs", "4"],
      "--dataset: 'tiny' has 1 training class with --train_val_split 0.25, but --diva_features "
-     "discriminative learns what tells classes apart; accepted: at least 2 training classes"),
+     "discriminative learns what tells 2 classes apart; accepted: at least 2 training classes"),
     (["--cache", "gpu", "--device", "auto"], "--cache: "),
 ])
 def test_what_only_assembly_can_refuse_leaves_nothing_behind(tmp_path, capsys, argv, message):

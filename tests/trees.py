@@ -17,7 +17,8 @@ def options(source_path: Path | str, **given) -> Namespace:
         "realistic_augmentation": False, "realistic_main_augmentation": False,
         "train_val_split": 1, "train_val_split_by_class": False, "kernels": 0,
         "channels_last": False, "cache": "none", "skip_broken_images": False,
-        "evaluate_only": False, "train_metrics": False}
+        "evaluate_only": False, "train_metrics": False, "loss": "margin",
+        "batch_mining": "distance", "diva_sharing": "random", "diva_intra": "random"}
     return Namespace(**(defaults | given))
 
 

@@ -121,8 +121,8 @@ class Monitor:
         else:
             return
         good = last(folder)
-        raise RunError(
-            text + (f"; the last good checkpoint is {str(good)!r}" if good else "")) from error
+        saved = f"the last good checkpoint is {str(good)!r}" if good else "no epoch is saved yet"
+        raise RunError(f"{text}; {saved}") from error
 
     def _not_finite(self, term: str, step: int | None) -> NotFinite:
         batch = [] if step is None else self.batches[step - self.n_steps].tolist()

@@ -205,8 +205,27 @@ def test_one_training_class_is_refused_where_labels_teach(tmp_path):
     for n_classes, name in ((2, "two"), (3, "three")):
         trees.class_folders(tmp_path / name, n_classes)
         with pytest.raises(UserError, match=rf"^--dataset: '{name}' has 1 training class .* learns "
-                                            r"what tells classes apart; accepted: at least 2 "):
+                                            r"what tells 2 classes apart; accepted: at least 2 "):
             datasets.select(name, trees.options(tmp_path, diva_features=["dc", "discriminative"]))
         for options in ({"diva_features": ["dc", "imrot"]}, {"evaluate_only": True}):
             splits = datasets.select(name, trees.options(tmp_path, **options))
             assert splits["training"].n_classes == 1
+
+
+@pytest.mark.parametrize("sharing", ["random", "standard", "full"])
+def test_tuples_across_classes_need_three_training_classes(tmp_path, sharing):
+    trees.class_folders(tmp_path / "four", 4)
+    options = trees.options(tmp_path, diva_features=["shared"], diva_sharing=sharing)
+    if sharing == "random":
+        assert datasets.select("four", options)["training"].n_classes == 2
+    else:
+        with pytest.raises(UserError, match=r"'four' has 2 training classes .* tells 3 classes "):
+            datasets.select("four", options)
+
+
+def test_training_classes_of_one_image_are_told(tmp_path, capsys):
+    trees.class_folders(tmp_path / "single", 12, n_images=1)
+    datasets.select("single", trees.options(tmp_path))
+    assert "No training class has two images" in capsys.readouterr().out
+    datasets.select("single", trees.options(tmp_path, loss="proxynca"))
+    assert "two images" not in capsys.readouterr().out

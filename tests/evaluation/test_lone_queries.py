@@ -68,8 +68,8 @@ def test_a_test_split_without_a_positive_cannot_choose_epochs(tmp_path, capsys):
     lonely(tmp_path, 4, 5, 6)
     assert refused(tmp_path, capsys) == (
         "diva_main.py: error: --dataset: 'tiny' given, but none of the 3 queries of the test split "
-        "has another image of its class to find; accepted: two images or more of some class, or "
-        "--train_val_split to choose epochs on training images\n")
+        "has another image of its class to find; accepted: two classes or more, of which some have "
+        "two images or more\n")
     runs.train(tmp_path, "--train_val_split", 0.5)
     assert line("Test", 3, 3) in capsys.readouterr().out
 
@@ -80,6 +80,15 @@ def test_a_validation_split_without_a_positive_cannot_choose_epochs(tmp_path, ca
         "diva_main.py: error: --train_val_split: 0.7 given, but none of the 1 queries of the "
         "validation split has another image of its class to find; accepted: 1 for no validation "
         "split, or another share\n")
+
+
+@pytest.mark.parametrize("which, argv", [
+    ("test", ["--diva_features", "imrot", "--bs", "4"]),
+    ("validation", ["--train_val_split", "0.7", "--train_val_split_by_class"])])
+def test_a_split_of_one_class_cannot_choose_epochs(tmp_path, capsys, which, argv):
+    trees.class_folders(tmp_path / "data" / "tiny", 2 if which == "test" else 6)
+    assert f"the {which} split has one class, in which every neighbour is right; accepted: " in (
+        refused(tmp_path, capsys, *argv))
 
 
 def test_what_is_only_evaluated_may_have_lone_queries_alone(tmp_path, capsys):

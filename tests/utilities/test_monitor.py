@@ -136,7 +136,7 @@ def test_what_was_not_finite_explains_a_later_error(tmp_path):
 def test_the_files_of_the_batch_that_was_not_finite_are_listed(tmp_path):
     told = explain(Monitor(), NotFinite("loss", 3, [2, 0]), tmp_path)
     assert told == ("loss is not finite in epoch 5, step 3; the files of that batch are in "
-                    f"'{tmp_path}/not_finite.json'")
+                    f"'{tmp_path}/not_finite.json'; no epoch is saved yet")
     assert json.loads((tmp_path / "not_finite.json").read_text()) == {
         "term": "loss", "epoch": 5, "step": 3, "files": ["c.jpg", "a.jpg"]}
     assert "before the first step" in explain(Monitor(), NotFinite("w", None, []), tmp_path)
@@ -148,7 +148,8 @@ def test_what_training_led_to_is_told_with_its_place_and_the_last_good_checkpoin
 
     monitor = Monitor()
     monitor.add({"loss": torch.tensor(1.0)}, {}, BATCH)
-    assert explain(monitor, TrainingError("too large"), tmp_path) == "epoch 5: too large"
+    assert explain(monitor, TrainingError("too large"), tmp_path) == (
+        "epoch 5: too large; no epoch is saved yet")
     checkpoint = tmp_path / "checkpoint_last.pth.tar"
     checkpoint.touch()
     assert explain(monitor, InStep("too odd"), tmp_path) == (
