@@ -18,7 +18,7 @@ from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
-from utilities.files import fault
+from utilities.files import fault, is_file
 
 Samples = list[tuple[str, str]]  # (path, class name)
 
@@ -80,12 +80,13 @@ def read(name: str, source_path: str) -> dict[str, Samples]:
 
 
 def refuse_missing(paths: list[str]) -> None:
-    """UserError where files are missing. Folders are listed once, which is faster than a look-up of
-    each of 120,000 files; whether a file can be read shows when it is read."""
+    """UserError where files are missing or cannot be reached. Folders are listed once, which is
+    faster than a look-up of each of 120,000 files; whether a file can be read shows when it is
+    read."""
     listed = {folder: listing(folder) for folder in {os.path.dirname(path) for path in paths}}
     missing = [(path, wrong) for path in paths
                if os.path.basename(path) not in listed[os.path.dirname(path)]
-               and (wrong := fault(path))]
+               and (wrong := fault(path, "file"))]
     if missing:
         path, wrong = missing[0]
         raise UserError(f"--source_path: {len(missing):,} of {len(paths):,} listed images are "
@@ -93,9 +94,13 @@ def refuse_missing(paths: list[str]) -> None:
 
 
 def listing(folder: str) -> set[str]:
-    """The names in `folder`, none where it cannot be listed."""
+    """The names of the files in `folder`, and of links to files; none where it cannot be listed or
+    its files cannot be reached. Only links are looked up one by one."""
     try:
-        return set(os.listdir(folder))
+        if not os.access(folder, os.X_OK):      # without it names are listed and nothing is opened
+            return set()
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if is_file(entry)}
     except OSError:
         return set()
 

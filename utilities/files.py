@@ -33,6 +33,14 @@ def is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
+def is_file(entry: os.DirEntry) -> bool:
+    """Whether `entry` is a file, or a link that leads to one."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def working_directory() -> str:
     """The absolute path of the working directory; "." where that was deleted."""
     try:

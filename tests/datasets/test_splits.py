@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 import datasets
 from datasets.splits import divide, n_held_out
 from tests import trees
+from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
 
 
@@ -229,3 +230,39 @@ def test_training_classes_of_one_image_are_told(tmp_path, capsys):
     assert "No training class has two images" in capsys.readouterr().out
     datasets.select("single", trees.options(tmp_path, loss="proxynca"))
     assert "two images" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("target", "wrong"), [
+    ("nowhere.jpg", "does not exist"),
+    ("image_9.jpg", "cannot be reached (Too many levels of symbolic links)")])
+def test_a_link_that_leads_to_no_file_is_refused_before_training(tmp_path, target, wrong):
+    """It stands in the last test class, so that the first evaluation would have met it."""
+    folder = trees.class_folders(tmp_path / "tiny", n_classes=6) / "images"
+    broken = folder / "006.Class_6" / "image_9.jpg"
+    broken.symlink_to(target)
+    with pytest.raises(UserError) as error:
+        datasets.select("tiny", trees.options(tmp_path))
+    assert str(error.value).startswith(
+        f"--source_path: 1 of 25 listed images are missing, the first is {str(broken)!r}, "
+        f"which {wrong}; --check_data lists ")
+
+
+def test_a_listed_folder_is_no_image(tmp_path):
+    folder = trees.online_products(tmp_path / "online_products")
+    path = folder / "images" / "bicycle_final" / "111000000000_0.JPG"
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"_0\.JPG', which is no file; --check_data lists "):
+        datasets.select("online_products", trees.options(tmp_path))
+
+
+@pytest.mark.skipif(ROOT, reason="root may enter every folder")
+def test_a_class_folder_that_may_not_be_entered_is_refused_before_training(tmp_path):
+    folder = trees.class_folders(tmp_path / "tiny", n_classes=6) / "images" / "006.Class_6"
+    folder.chmod(0o644)
+    try:
+        with pytest.raises(UserError, match=r"4 of 24 listed images are missing, .*image_00.jpg', "
+                                            r"which cannot be reached \(Permission denied\)"):
+            datasets.select("tiny", trees.options(tmp_path))
+    finally:
+        folder.chmod(0o755)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from utilities.files import fault, is_folder
+from utilities.files import fault, is_file, is_folder
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -34,9 +34,14 @@ def test_a_folder_that_may_not_be_entered(tmp_path):
     assert fault(tmp_path / "closed" / "file") == "cannot be reached (Permission denied)"
 
 
-def test_an_entry_that_leads_nowhere_is_no_folder(tmp_path):
+def test_an_entry_that_leads_nowhere_is_neither_folder_nor_file(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     for name in ("circle", "dangling"):
         (tmp_path / name).symlink_to(name + "." * (name == "dangling"))
     assert {entry.name for entry in os.scandir(tmp_path) if is_folder(entry)} == {"folder", "link"}
+    assert not any(map(is_file, os.scandir(tmp_path)))
+    (tmp_path / "file").touch()
+    (tmp_path / "second link").symlink_to("file")
+    assert {entry.name for entry in os.scandir(tmp_path) if is_file(entry)} == {
+        "file", "second link"}
