@@ -21,13 +21,13 @@ SHOWN = 10  # names
 def check_data(name: str, opt) -> bool:
     """Reads every image of the dataset and prints a report; True when nothing is wrong."""
     damage = []
+    print(f"{name} in {opt.source_path}")
     try:
         samples = splits.read(name, opt.source_path)
     except Damaged as damaged:
         samples, damage = damaged.samples, damaged.faults
     published = PUBLISHED.get(name, {})
     whole = not damage
-    print(f"{name} in {opt.source_path}")
     for line in damage:
         print(f"  {line}")
     for split, part in samples.items():

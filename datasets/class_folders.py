@@ -47,12 +47,16 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
     faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them"
               for link in links if (wrong := fault(link))]
     parts = {"training": names[:len(names) // 2], "testing": names[len(names) // 2:]}
-    samples = {split: [] for split in parts}
+    samples, deeper = {split: [] for split in parts}, []
     for split, name in ((split, name) for split, part in parts.items() for name in part):
         try:
             samples[split] += [(path, name) for path in images(folder / "images" / name)]
+            deeper += below(folder / "images" / name)
         except UserError as error:
             faults.append(str(error))
+    if deeper:
+        print(f"--source_path: images that lie in folders inside the class folders and are left "
+              f"out: {len(deeper):,}, the first is {deeper[0]!r}", flush=True)
     if faults:
         raise Damaged(faults, samples)
     return samples
@@ -75,6 +79,13 @@ def files(folder: Path) -> list[str]:
     return [os.path.join(folder, name) for name in sorted(
         entry.name for entry in visible(folder)
         if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not is_folder(entry))]
+
+
+def below(folder: Path) -> list[str]:
+    """Paths of the images in the folders inside the class folder `folder`, at any depth.
+    Links to folders are not followed, since they may lead to anything."""
+    inner = sorted(entry.path for entry in visible(folder) if entry.is_dir(follow_symlinks=False))
+    return [path for start in inner for at, _, _ in os.walk(start) for path in files(Path(at))]
 
 
 def visible(folder: Path) -> list[os.DirEntry]:

@@ -3,6 +3,7 @@ import os
 import pytest
 
 import datasets
+from datasets.check import check_data
 from datasets.class_folders import by_number, files
 from tests import trees
 from utilities.errors import UserError
@@ -92,3 +93,19 @@ def test_what_is_not_in_the_layout_is_refused_in_one_line(tmp_path, name, messag
         datasets.select(name, trees.options(tmp_path))
     assert str(error.value).startswith(message.format(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_images_in_folders_inside_class_folders_are_counted_and_left_out(tmp_path, capsys):
+    folder = trees.class_folders(tmp_path / "mine") / "images"
+    first = trees.write(folder / "001.Class_1" / "sub" / "a.jpg", 1)
+    trees.write(folder / "001.Class_1" / "sub" / "further" / "b.jpg", 2)
+    trees.write(folder / "006.Class_6" / "sub" / "c.jpg", 3)
+    (folder / "006.Class_6" / "empty").mkdir()
+    (folder / "006.Class_6" / "link").symlink_to(folder)
+    told = ("--source_path: images that lie in folders inside the class folders and are left out: "
+            f"3, the first is {str(first)!r}\n")
+    splits = datasets.select("mine", trees.options(tmp_path))
+    assert (len(splits["training"]), len(splits["testing"])) == (12, 12)
+    assert capsys.readouterr().out == told
+    assert check_data("mine", trees.options(tmp_path))
+    assert told in capsys.readouterr().out
