@@ -44,7 +44,8 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
         raise UserError(f"--dataset: {len(names)} class folders in {str(folder / 'images')!r}; at "
                         f"least 2 are needed, laid out as {folder!s}/{LAYOUT}")
     links = sorted(entry.path for entry in entries if entry.is_symlink())
-    faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them"
+    faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them; "
+              "delete the link, since --skip_broken_images leaves out images alone"
               for link in links if (wrong := fault(link))]
     parts = {"training": names[:len(names) // 2], "testing": names[len(names) // 2:]}
     samples, deeper = {split: [] for split in parts}, []
