@@ -95,7 +95,8 @@ def visible(folder: Path) -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"--source_path: cannot list {str(folder)!r}: {error.strerror}") from error
+        raise UserError(f"--source_path: cannot list {str(folder)!r}: {error.strerror}; accepted: "
+                        "a folder that you may read") from error
 
 
 def require(path: Path, folder: Path, expected: str) -> None:

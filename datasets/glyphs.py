@@ -69,7 +69,8 @@ def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int
                 raise
     except OSError as error:
         raise UserError(f"--source_path: cannot write the glyphs into {str(folder)!r}: "
-                        f"{error.strerror}") from error
+                        f"{error.strerror or error}; accepted: a folder that you may write, with "
+                        "room for them, or one that holds them") from error
     finally:
         if unfinished:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -19,7 +19,8 @@ def rows(path: Path, columns: str, *, path_column: int,
     try:
         lines = os.fsdecode(path.read_bytes().removeprefix(codecs.BOM_UTF8)).splitlines()
     except OSError as error:
-        raise UserError(f"--source_path: cannot read {str(path)!r}: {error}") from error
+        raise UserError(f"--source_path: cannot read {str(path)!r}: {error.strerror}; "
+                        "accepted: a text file that you may read") from error
     names, header = columns.split(), 1 + counted
     lines += [""] * header      # for a file that ends before its header
     if lines[header - 1].split() != names:

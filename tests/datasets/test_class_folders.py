@@ -6,6 +6,7 @@ import datasets
 from datasets.check import check_data
 from datasets.class_folders import by_number, files
 from tests import trees
+from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
 
 
@@ -109,3 +110,16 @@ def test_images_in_folders_inside_class_folders_are_counted_and_left_out(tmp_pat
     assert capsys.readouterr().out == told
     assert check_data("mine", trees.options(tmp_path))
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.skipif(ROOT, reason="root may read every folder")
+def test_a_class_folder_that_cannot_be_listed_is_refused(tmp_path):
+    folder = trees.class_folders(tmp_path / "mine") / "images" / "006.Class_6"
+    folder.chmod(0)
+    try:
+        with pytest.raises(UserError) as error:
+            datasets.select("mine", trees.options(tmp_path))
+    finally:
+        folder.chmod(0o755)
+    assert str(error.value) == (f"--source_path: cannot list {str(folder)!r}: Permission denied; "
+                                "accepted: a folder that you may read")

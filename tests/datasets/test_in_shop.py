@@ -3,6 +3,7 @@ import pytest
 
 import datasets
 from tests import trees
+from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
 
 
@@ -86,3 +87,18 @@ def test_hidden_files_are_skipped_and_count_as_rows(tmp_path):
     hidden = ROW.replace("01_1", "._01_1") + " id_00000001 train\n\n"
     partition.write_text(partition.read_text().replace("24\n", "25\n", 1) + hidden)
     assert len(datasets.select("in-shop", trees.options(tmp_path))["training"]) == 12
+
+
+@pytest.mark.parametrize("reason", ["Is a directory", pytest.param(
+    "Permission denied", marks=pytest.mark.skipif(ROOT, reason="root may read every file"))])
+def test_a_list_that_cannot_be_read_is_named_once(tmp_path, reason):
+    table = trees.in_shop(tmp_path / "in-shop") / "Eval" / "list_eval_partition.txt"
+    if reason == "Is a directory":
+        table.unlink()
+        table.mkdir()
+    else:
+        table.chmod(0)
+    with pytest.raises(UserError) as error:
+        datasets.select("in-shop", trees.options(tmp_path))
+    assert str(error.value) == (f"--source_path: cannot read {str(table)!r}: {reason}; accepted: a "
+                                "text file that you may read")
