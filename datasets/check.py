@@ -32,7 +32,8 @@ def check_data(name: str, opt) -> bool:
         print(f"  {line}")
     for split, part in samples.items():
         counts = len(part), len({label for _, label in part})
-        line = f"  {split}: {counts[0]:,} images, {counts[1]:,} classes"
+        line = (f"  {split}: {counts[0]:,} {one_or_more(counts[0], 'image', 'images')}, "
+                f"{counts[1]:,} {one_or_more(counts[1], 'class', 'classes')}")
         if split in published:
             agrees = counts == published[split]
             whole &= agrees
@@ -51,22 +52,25 @@ def check_data(name: str, opt) -> bool:
                         (sum(finding.on_white for finding in findings),
                          "transparent and laid on white")):
         if count:
-            print(f"  {count:,} of them are {what}")
-    for what, chosen in (
-            ("show one grey level or colour alone", lambda finding: finding.levels == 0),
-            ("use a tenth of the grey levels or less, as 12 bits in files of 16 do",
+            print(f"  {count:,} of them {one_or_more(count, 'is', 'are')} {what}")
+    for one, more, what, chosen in (
+            ("shows", "show", "one grey level or colour alone",
+             lambda finding: finding.levels == 0),
+            ("uses", "use", "a tenth of the grey levels or less, as 12 bits in files of 16 do",
              lambda finding: 0 < finding.levels <= 255 / 10),
-            ("have levels that are cut off, since white is 65,535 in the mode I and 255 (or 1, if "
-             "none is above) in the mode F", lambda finding: finding.clipped)):
+            ("has", "have", "levels that are cut off, since white is 65,535 in the mode I and 255 "
+             "(or 1, if none is above) in the mode F", lambda finding: finding.clipped)):
         names = [repr(path) for path, finding in zip(paths, findings, strict=True)
                  if not finding.fault and chosen(finding)]
         if names:
-            print(f"  {len(names):,} of them {what}: {some(names)}")
+            print(f"  {len(names):,} of them {one_or_more(len(names), one, more)} {what}: "
+                  + some(names))
     faulty = {path for path, _ in faults}
     report_identical(identical([path for path in paths if path not in faulty], threads), split_of)
     if others := beside(paths):
-        print(f"  {len(others):,} entries beside them do not count as images: "
-              + some(list(map(repr, others))))
+        what = one_or_more(len(others), "entry beside them does not count as an image",
+                           "entries beside them do not count as images")
+        print(f"  {len(others):,} {what}: " + some(list(map(repr, others))))
     check_output()
     return whole and not faults
 
@@ -99,12 +103,17 @@ def report_identical(groups: list[list[str]], split_of: dict[str, str]) -> None:
     groups = sorted(groups, key=is_across, reverse=True)
     if groups:
         n, n_across = (sum(map(len, part)) for part in (groups, filter(is_across, groups)))
-        print(f"  {n:,} files hold the same bytes as another, {n_across:,} of them as one in "
-              "another split:")
+        across = f", {n_across:,} of them as one in another split" if n_across else ""
+        print(f"  {n:,} files hold the same bytes as another{across}:")
     for group in groups[:SHOWN]:
         print("    " + some([f"{path!r} ({split_of[path]})" for path in group]))
     if groups[SHOWN:]:
         print("    ...")
+
+
+def one_or_more(n: int, one: str, more: str) -> str:
+    """The wording for `n` things."""
+    return one if n == 1 else more
 
 
 def some(names: list[str]) -> str:

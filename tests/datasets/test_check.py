@@ -52,7 +52,7 @@ def test_files_whose_pixels_are_changed_are_counted(tmp_path, capsys):
     assert check_data("mine", trees.options(tmp_path))
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "  2 of them are turned by the EXIF tag",
-        "  1 of them are transparent and laid on white"]
+        "  1 of them is transparent and laid on white"]
 
 
 def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
@@ -67,6 +67,30 @@ def test_what_does_not_count_as_an_image_is_told(tmp_path, capsys):
     names = ["image_00.jpg.bak", "image_09.jpg", *(f"notes_{i:02d}" for i in range(8))]
     assert told == ("  14 entries beside them do not count as images: "
                     + ", ".join(repr(str(folder / name)) for name in names) + ", ...")
+
+
+def test_a_single_entry_is_told_in_the_singular(tmp_path, capsys):
+    folder = trees.class_folders(tmp_path / "mine", n_classes=2, n_images=1) / "images"
+    (folder / "001.Class_1" / "notes").touch()
+    trees.picture(0, (1, 1)).resize((48, 40)).save(folder / "002.Class_2" / "image_00.jpg")
+    assert check_data("mine", trees.options(tmp_path))
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  training: 1 image, 1 class",
+        "  testing: 1 image, 1 class",
+        "  2 of 2 images can be read",
+        "  1 of them shows one grey level or colour alone: "
+        f"{str(folder / '002.Class_2' / 'image_00.jpg')!r}",
+        "  1 entry beside them does not count as an image: "
+        f"{str(folder / '001.Class_1' / 'notes')!r}"]
+
+
+def test_copies_within_a_split_are_told_without_those_across(tmp_path, capsys):
+    folder = trees.class_folders(tmp_path / "mine", n_classes=2, n_images=1) / "images"
+    image = folder / "001.Class_1" / "image_00.jpg"
+    shutil.copy(image, image.with_name("image_01.jpg"))
+    assert check_data("mine", trees.options(tmp_path))
+    assert capsys.readouterr().out.splitlines()[-2] == (
+        "  2 files hold the same bytes as another:")
 
 
 def test_files_of_the_same_bytes_are_told_and_pass(tmp_path, capsys):
