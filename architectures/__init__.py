@@ -105,7 +105,7 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     opt = Namespace(**{"grad_cache_chunk": 0, **stored}) if opt is None else opt
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
-    weights.fit(network, tensors, flag="--checkpoint", source=str(checkpoint))
+    weights.fit(network, tensors, flag="--checkpoint", source=repr(str(checkpoint)))
     network.trained_on = trained_on
     return network.eval(), opt
 

@@ -143,7 +143,7 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
 
     Nothing in the file is run (see `architectures.original`). The original holds some tensors a
     second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file
-    without a state dict.
+    that cannot be read or has no state dict.
     """
     if wrong := fault(path, "file"):
         refuse(flag, f"{str(path)!r} {wrong}", accepted)
@@ -153,6 +153,8 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
         except pickle.UnpicklingError:
             content = original.load(path)
         tensors = _tensors(content)
+    except OSError as error:
+        refuse(flag, f"{str(path)!r} cannot be read ({error.strerror or error})", accepted)
     except Exception:      # a damaged or foreign file can fail in any way
         refuse(flag, f"cannot read tensors from {str(path)!r}", accepted)
     options, data = (_mapping(content.get(name)) for name in ("options", "data"))
@@ -178,7 +180,8 @@ def fit(module: nn.Module, tensors: dict[str, Tensor], *, flag: str, source: str
         dropped: tuple[str, ...] = ()) -> None:
     """Loads `tensors` into `module`, leaving out `dropped` submodules that it does not have.
 
-    UserError, naming `flag` and the first difference, where names or shapes differ.
+    UserError, naming `flag` and the first difference, where names or shapes differ, and naming the
+    first tensor whose numbers are not all finite.
     """
     state = module.state_dict()
     for name in [n for n in tensors if n.split(".")[0] in dropped and n not in state]:
@@ -193,3 +196,8 @@ def fit(module: nn.Module, tensors: dict[str, Tensor], *, flag: str, source: str
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         refuse(flag, f"{source} does not fit the network: {wrong[0]}{more}",
                "weights of the same network")
+    if broken := [name for name, tensor in state.items()
+                  if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        refuse(flag, f"{source} holds NaN or infinity in {broken[0]}{more}",
+               "weights that are finite")

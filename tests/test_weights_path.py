@@ -92,6 +92,21 @@ def test_a_checkpoint_of_another_backbone_is_refused_in_one_line(data, start, ca
     assert not (data / "runs").exists()
 
 
+def test_a_checkpoint_that_is_not_finite_is_refused_before_a_run_begins(data, start, capsys):
+    """By --weights_path and by --evaluate_only."""
+    file, state = data / "file", runs.last(start)
+    state["state_dict"]["model.last_linear.discriminative.bias"][2] = float("nan")
+    torch.save(state, file)
+    evaluation = runs.arguments(data, "--evaluate_only", "--checkpoint", file, "--diva_features",
+                                "discriminative", "shared")
+    for flag, words in (("--weights_path", arguments(data, file)), ("--checkpoint", evaluation)):
+        assert main(words) == 2
+        line, = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"diva_main.py: error: {flag}: ")
+        assert "file' holds NaN or infinity in model.last_linear.discriminative.bias; acc" in line
+    assert not (data / "runs").exists()
+
+
 def test_a_checkpoint_of_the_original_is_continued_and_its_lack_of_names_told(data, start, capsys):
     file = data / "file"
     torch.save({"state_dict": runs.last(start)["state_dict"], "opt": argparse.Namespace()}, file)

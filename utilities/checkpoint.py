@@ -84,8 +84,8 @@ def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
 def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint") -> Any:
     """The state in `path`, its tensors on `map_location`.
 
-    UserError, naming `flag`, when there is no such file, when it is cut short, or when it holds
-    anything but tensors and plain types.
+    UserError, naming `flag`, when there is no such file, when it cannot be read or is cut short,
+    and when it holds anything but tensors and plain types.
     """
     path = Path(path)
     if wrong := fault(path, "file"):
@@ -94,6 +94,9 @@ def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoi
         return torch.load(path, map_location=map_location, weights_only=True)
     except MemoryError:
         raise
+    except OSError as error:
+        refuse(flag, f"{str(path)!r} cannot be read ({error.strerror or error})",
+               "a checkpoint of this program")
     except Exception as error:  # what a damaged file raises depends on the byte that is wrong
         refuse(flag, f"{str(path)!r} is damaged, cut short or holds more than tensors and plain "
                f"types ({type(error).__name__})",

@@ -168,6 +168,13 @@ def test_damaged_files_end_in_one_clear_line(tmp_path, content):
         weights.read_checkpoint(tmp_path / "gone", "--resume")
 
 
+@pytest.mark.parametrize("flag", ["--checkpoint", "--weights_path"])
+def test_a_file_that_cannot_be_read_is_told_with_the_reason(flag):
+    with pytest.raises(UserError, match=rf"^{flag}: '/proc/self/mem' cannot be read "
+                                        r"\(Input/output error\); accepted: "):
+        weights.read_checkpoint("/proc/self/mem", flag)
+
+
 def test_a_truncated_checkpoint_is_refused(tmp_path):
     for older in (False, True):
         torch.save({"state_dict": {"weight": torch.ones(999)}, "opt": argparse.Namespace()},

@@ -197,6 +197,17 @@ def test_what_is_no_state_dict_is_refused(make_opt, tmp_path, monkeypatch, conte
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("number", [float("nan"), -float("inf")])
+def test_weights_that_are_not_finite_are_refused(make_opt, tmp_path, imagenet_file, number):
+    state = torch.load(imagenet_file, weights_only=True)
+    state["layer1.0.bn1.running_var"][3] = state["layer4.1.conv2.weight"][0, 1, 2, 0] = number
+    torch.save(state, tmp_path / "file")
+    with pytest.raises(UserError, match=r"^--weights_path: '.*file' holds NaN or infinity in "
+                                        r"layer1\.0\.bn1\.running_var \(and 1 more\); accepted: "
+                                        r"weights that are finite$"):
+        network(make_opt, "--weights_path", str(tmp_path / "file"))
+
+
 def test_older_names_inside_densenet_are_understood(make_opt, tmp_path):
     published = models.densenet121(weights=None).state_dict()
     older = {name.replace("norm1", "norm.1").replace("norm2", "norm.2")

@@ -168,6 +168,20 @@ def test_loading_a_missing_file_names_the_flag(tmp_path):
         checkpoint.load(tmp_path)
 
 
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"^--resume: '/proc/self/mem' cannot be read "
+                                        r"\(Input/output error\); accepted: a checkpoint "):
+        checkpoint.load("/proc/self/mem", flag="--resume")
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    checkpoint.save(tmp_path / "c", STATE)
+    monkeypatch.setattr(torch, "load", refused)
+    with pytest.raises(UserError, match=r"'.*c' cannot be read \(Permission denied\); accepted"):
+        checkpoint.load(tmp_path / "c")
+
+
 def test_a_truncated_file_is_one_clear_line(tmp_path):
     checkpoint.save(tmp_path / "c", STATE)
     whole = (tmp_path / "c").read_bytes()
