@@ -33,7 +33,7 @@ class Checkpoint(NamedTuple):
 
     tensors: the state dict. options: those of the run that wrote it, none in other files.
     trained_on: {dataset's name: names of the classes it was trained on}, None in files without
-    them, the original's among them.
+    them, the original's among them, and where they are damaged.
     """
 
     tensors: dict[str, Tensor]
@@ -160,7 +160,15 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
     options, data = (_mapping(content.get(name)) for name in ("options", "data"))
     return Checkpoint({key: tensor for key, tensor in tensors.items()
                        if not key.startswith("layer_blocks.")},
-                      options, _mapping(data["trained_on"]) if "trained_on" in data else None)
+                      options, _names(data.get("trained_on")))
+
+
+def _names(value) -> dict[str, list[str]] | None:
+    """The names of classes by dataset; None for what is of another form, so damaged or absent."""
+    whole = isinstance(value, Mapping) and all(
+        isinstance(dataset, str) and isinstance(names, list)
+        and all(isinstance(name, str) for name in names) for dataset, names in value.items())
+    return dict(value) if whole else None
 
 
 def _mapping(value) -> dict:

@@ -8,6 +8,7 @@ import torch
 import datasets
 import diva_main
 import parameters
+from architectures import weights
 from tests import runs, trees
 from utilities.errors import UserError
 
@@ -98,6 +99,15 @@ def test_a_checkpoint_without_names_is_evaluated_and_says_so_once(data, capsys, 
     assert evaluate(file) == 0
     told = capsys.readouterr().out
     assert told.count(TOLD) == 1 and "discriminative" in told
+
+
+@pytest.mark.parametrize("damaged", [[1, 2], "tiny", {"tiny": [1]}, {"tiny": "abc"}, {1: ["a"]},
+                                     {"tiny": None}], ids=repr)
+def test_damaged_names_are_no_names(tmp_path, damaged):
+    """None stands for a checkpoint that does not name its classes."""
+    state = {"state_dict": {"weight": torch.ones(2)}, "data": {"trained_on": damaged}}
+    torch.save(state, tmp_path / "file")
+    assert weights.read_checkpoint(tmp_path / "file").trained_on is None
 
 
 def test_a_run_of_an_earlier_version_goes_on_and_gains_names(data):
