@@ -36,6 +36,10 @@ class Criterion(nn.Module):
                             arguments_flag="--pml_loss_args", num_classes=n_classes,
                             embedding_size=opt.embed_dim, descriptors_dim=opt.embed_dim,
                             l=opt.embed_dim)
+        classes = arguments.get("num_classes", n_classes)
+        if isinstance(classes, int) and classes < n_classes:    # the trial may be finite, by luck
+            refuse("--pml_loss_args", f"num_classes {classes}, but {n_classes:,} classes train",
+                   f"num_classes of at least {n_classes}, or arguments without it")
         learns = next(loss.parameters(), None) is not None
         if lr is not None and not learns:
             refuse("--pml_loss_args", f"lr {lr!r}, but {name} with {arguments} has nothing to "

@@ -71,6 +71,7 @@ def test_classes_and_width_are_filled_in_and_parameters_learn(select, x, name, s
 def test_what_the_user_says_of_classes_and_width_stands(select):
     parameter, = select("ProxyAnchorLoss", {"num_classes": 9}).parameters()
     assert parameter.shape == (9, D)
+    assert not list(select("MarginLoss", {"num_classes": None}).parameters())
 
 
 def test_fewer_classes_than_a_batch_could_hold_are_no_mistake(select):
@@ -218,6 +219,12 @@ def test_choosing_the_guest_draws_no_random_numbers(select):
      r"--pml_loss_args: unknown 'pml:MeanReduce' \(did you mean 'pml:MeanReducer'"),
     ("ContrastiveLoss", {"distance": {"pml:LpDistance": 2}},
      r"--pml_loss_args: 2 for pml:LpDistance; accepted: a JSON object"),
+    ("ProxyNCALoss", {"num_classes": 1},
+     r"--pml_loss_args: num_classes 1, but 6 classes train; accepted: num_classes of at least 6, "
+     r"or arguments without it$"),
+    ("ArcFaceLoss", {"num_classes": 5}, r"--pml_loss_args: num_classes 5, but 6 classes train"),
+    ("ProxyNCALoss", {"num_classes": "6"}, r"--pml_loss_args: pml:ProxyNCALoss with "),
+    ("ProxyNCALoss", {"num_classes": 0}, r"--pml_loss_args: "),
     ("RankedListLoss", {}, r"--pml_loss_args: pml:RankedListLoss with {}: .*'margin' and 'Tn'"),
     ("ContrastiveLoss", {"pos_margin": "far"}, r"--loss: pml:ContrastiveLoss cannot be computed"),
     ("VICRegLoss", {}, r"--loss: pml:VICRegLoss cannot be computed from embeddings and labels"),
