@@ -66,7 +66,7 @@ TRAINING = (
     Flag("--resume", str, None, "resume the run in this folder, with its options"),
     Flag("--evaluate_only", bool, False, "evaluate the network in --checkpoint and stop"),
     Flag("--checkpoint", str, None, "checkpoint file for --evaluate_only; options that are not "
-         "given are those of the run in whose folder it lies"),
+         "given are those of the run that wrote it"),
     Flag("--extension", str, "none", NO_EFFECT),
 )
 
@@ -456,15 +456,23 @@ def resumed(opt: Namespace) -> Namespace:
 
 
 def evaluated(opt: Namespace) -> Namespace:
-    """The options of the run in whose folder `opt.checkpoint` lies, except those that the user gave
-    or that concern the machine, which are from `opt`; `opt` itself where there is no such folder.
+    """The options of the run in whose folder `opt.checkpoint` lies, elsewhere those in the file,
+    except those that the user gave or that concern the machine, which are from `opt`; `opt` itself
+    where there are none.
 
     UserError for a given option that describes another network.
     """
-    folder = Path(os.path.expanduser(opt.checkpoint)).parent
-    if fault(folder / options.OPTIONS_FILE):
+    checkpoint = Path(os.path.expanduser(opt.checkpoint))
+    beside = checkpoint.parent / options.OPTIONS_FILE
+    if not fault(beside):
+        stored = options.read_stored(beside, FLAGS, flag="--checkpoint")
+    elif fault(checkpoint, "file"):
         return opt
-    stored = options.read_stored(folder / options.OPTIONS_FILE, FLAGS, flag="--checkpoint")
+    else:
+        held = architectures.stored_options(checkpoint)
+        stored = held and options.whole(held, FLAGS)
+    if not stored:
+        return opt
     taken = {name: value for name, value in stored.items()
              if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})

@@ -110,6 +110,14 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     return network.eval(), opt
 
 
+def stored_options(checkpoint: str | os.PathLike) -> dict[str, Any]:
+    """The options of the run that wrote `checkpoint`, none in other files; imports torch.
+    UserError as in `load`."""
+    from architectures import weights
+
+    return weights.read_checkpoint(checkpoint).options
+
+
 def check_options(opt: Namespace, stored: Mapping[str, Any]) -> None:
     """UserError where `opt` describes another network than `stored`, the checkpoint's options."""
     for name in DEFINING:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -153,14 +154,16 @@ def test_checkpoints_hold_plain_types_and_evaluate_to_the_same_numbers(tmp_path,
 
 
 def test_a_checkpoint_is_evaluated_as_its_run_did(tmp_path, capsys):
-    """Without a flag but the machine's; a metric that is asked for is computed."""
+    """Without a flag but the machine's, also away from its run; a metric that is asked for is
+    computed."""
     folder = runs.train(tmp_path, "--diva_features", *runs.FOUR, "--evaltypes", "shared",
                         "--train_val_split", 0.5, "--bs", 4, "--augmentation", "red")
     expected = capsys.readouterr().out.split("Test, epoch 0")[1].splitlines()[1].split()
     file = folder / "checkpoint_last.pth.tar"
-    assert main("--evaluate_only", "--checkpoint", file, "--kernels", 0) == 0
-    told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert expected in told and any(line[:1] == ["Val"] for line in told)
+    for path in (file, shutil.copy(file, tmp_path / "copied.pth.tar")):
+        assert main("--evaluate_only", "--checkpoint", path, "--kernels", 0) == 0
+        told = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert expected in told and any(line[:1] == ["Val"] for line in told)
     assert main("--evaluate_only", "--checkpoint", file, "--kernels", 0, "--evaltypes", "all",
                 "--evaluation_metrics", "mAP_r") == 0
     told = capsys.readouterr().out

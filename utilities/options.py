@@ -231,18 +231,25 @@ def read_stored(path: Path, flags: Mapping[str, Flag], *, flag: str) -> dict[str
     if wrong := fault(path, "file"):
         refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(stored, dict):
-            stored = {name: in_this_encoding(value) for name, value in stored.items()}
+        stored = whole(json.loads(path.read_text(encoding="utf-8")), flags)
     except (OSError, ValueError, RecursionError) as error:
         refuse(flag, f"cannot read {str(path)!r} ({type(error).__name__})", accepted)
-    known = {**flags, "given": Flag("--given", str, [], "names of options", nargs="+")}
-    whole = (isinstance(stored, dict) and stored.keys() <= known.keys()
-             and all(known[name].fits(value) for name, value in stored.items())
-             and flags.keys() >= set(stored.get("given", [])))
-    if not whole:
+    if stored is None:
         refuse(flag, f"{str(path)!r} does not hold a run's options", accepted)
-    return {name: entry.default for name, entry in known.items()} | stored
+    return stored
+
+
+def whole(stored: Any, flags: Mapping[str, Flag]) -> dict[str, Any] | None:
+    """The options `stored` by a run, with defaults where it has none; None where names or types
+    are not those of `flags`."""
+    if not isinstance(stored, dict):
+        return None
+    known = {**flags, "given": Flag("--given", str, [], "names of options", nargs="+")}
+    stored = {name: in_this_encoding(value) for name, value in stored.items()}
+    fits = (stored.keys() <= known.keys()
+            and all(known[name].fits(value) for name, value in stored.items())
+            and flags.keys() >= set(stored.get("given", [])))
+    return {name: entry.default for name, entry in known.items()} | stored if fits else None
 
 
 def in_this_encoding(value: Any) -> Any:
