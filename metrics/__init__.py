@@ -14,15 +14,13 @@ The variant is the argument, or the family without `c_` where it takes none.
 
 from __future__ import annotations
 
+import importlib
 import re
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from utilities import registry
 from utilities.errors import refuse
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 METRICS = {
     "e_recall": "metrics.recall",
@@ -115,66 +113,12 @@ def select(name: str) -> Metric:
     return Metric(name, module, form if argument is None else argument, form != family)
 
 
-def compute(names: list[str], features: Tensor, labels: Tensor, *,
-            gallery: tuple[Tensor, Tensor] | None = None, own: Tensor | None = None,
-            neighbours: tuple[Tensor, Tensor] | None = None,
-            clusters: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
-    """{name: value} of every metric in `names`, which share one neighbour search and one k-means.
-
-    features (N, D) floating point, labels (N,) integers, both tensors or arrays.
-    gallery: (features (M, D), labels (M,)), in which the neighbours of all `features` are searched;
-    clusters, distances and the spectrum are measured on the union, `features` first. Without it
-    neighbours are searched among the features, where none is its own neighbour.
-    own (N,) integers: the row of the gallery that is the query itself, -1 where it holds none. That
-    row is left out of the query's neighbours, and is in the union once, as a query.
-    neighbours: the result of `knn` for these features, used by the metrics of features that are not
-    L2-normalised if it holds enough neighbours for them.
-    clusters: centroids (K, D) and the cluster of each image of the union, used instead of k-means,
-    also for the L2-normalised features.
-    device: where to compute, by default where the features lie.
-    Arrays (`is_array`) are NumPy arrays. TrainingError when features are not finite, or so large
-    that float32 does not hold their squared distances.
-    """
-    from metrics import measuring
-
-    return measuring.measure([select(name) for name in names], features, labels, gallery=gallery,
-                             own=own, neighbours=neighbours, clusters=clusters, device=device)
+# Functions that need torch, which is imported when one of them is first used.
+DEFINED_IN = {"compute": "metrics.measuring", "depth": "metrics.measuring",
+              "n_without_positive": "metrics.measuring", "knn": "metrics.neighbours"}
 
 
-def knn(queries: Tensor, gallery: Tensor | None, k: int, *, own: Tensor | None = None, device=None
-        ) -> tuple[Tensor, Tensor]:
-    """Distances (N, k) float32 and indices (N, k) int64 of the k nearest rows of the gallery.
-
-    queries (N, D), gallery (M, D) floating point, tensors or arrays; gallery None: among the
-    queries, leaving each out by its index. Exact and Euclidean, nearest first; equal distances are
-    ordered by index. k is reduced to the number of rows that exist. own (N,) integers: the row of
-    the gallery that is the query itself, -1 where it holds none; it comes last, at an infinite
-    distance, and so only where k is M. device: where to search and where the result lies, by
-    default where the queries lie. TrainingError as in `compute`.
-    """
-    from metrics import neighbours
-
-    return neighbours.nearest(queries, gallery, k, own=own, device=device)
-
-
-def depth(names: list[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
-    """How many neighbours of each query `compute` needs for `names`.
-
-    labels (N,), gallery_labels (M,) integers. Metrics that need very many rank the whole gallery
-    instead and do not count.
-    """
-    from metrics import measuring
-
-    return measuring.table_depth([select(name) for name in names], labels, gallery_labels)
-
-
-def n_without_positive(labels: Tensor, gallery_labels: Tensor | None = None,
-                       own: Tensor | None = None) -> int:
-    """How many queries have no other image of their class to find.
-
-    labels (N,), gallery_labels (M,) integers; own: as in `compute`. Such a query is a miss in
-    recall, mAP, mAP_c, mAP_1000 and mAP_lim, and left out of mAP_r and r_precision.
-    """
-    from metrics import measuring
-
-    return measuring.n_without_positive(labels, gallery_labels, own)
+def __getattr__(name: str):
+    if name not in DEFINED_IN:
+        raise AttributeError(f"module 'metrics' has no attribute {name!r}")
+    return getattr(importlib.import_module(DEFINED_IN[name]), name)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metrics import Metric, a_recall, ranking
-from metrics.neighbours import as_points, nearest
+from metrics import Metric, a_recall, ranking, select
+from metrics.neighbours import as_points, knn
 from utilities.clustering import k_means
 
 # The most neighbours of a query in a table. Beyond that, ranking the whole gallery takes less time
@@ -49,9 +49,27 @@ class Data(NamedTuple):
 
 
 @torch.no_grad()
-def measure(selected: Sequence[Metric], features, labels, *, gallery, own, neighbours, clusters,
-            device) -> dict:
-    """See `metrics.compute`; `selected` in place of names."""
+def compute(names: Sequence[str], features: Tensor, labels: Tensor, *,
+            gallery: tuple[Tensor, Tensor] | None = None, own: Tensor | None = None,
+            neighbours: tuple[Tensor, Tensor] | None = None,
+            clusters: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
+    """{name: value} of every metric in `names`, which share one neighbour search and one k-means.
+
+    features (N, D) floating point, labels (N,) integers, both tensors or arrays.
+    gallery: (features (M, D), labels (M,)), in which the neighbours of all `features` are searched;
+    clusters, distances and the spectrum are measured on the union, `features` first. Without it
+    neighbours are searched among the features, where none is its own neighbour.
+    own (N,) integers: the row of the gallery that is the query itself, -1 where it holds none. That
+    row is left out of the query's neighbours, and is in the union once, as a query.
+    neighbours: the result of `knn` for these features, used by the metrics of features that are not
+    L2-normalised if it holds enough neighbours for them.
+    clusters: centroids (K, D) and the cluster of each image of the union, used instead of k-means,
+    also for the L2-normalised features.
+    device: where to compute, by default where the features lie.
+    Arrays (`is_array`) are NumPy arrays. TrainingError when features are not finite, or so large
+    that float32 does not hold their squared distances.
+    """
+    selected = [select(name) for name in names]
     queries = as_points(features, device)
     device = queries.device
     data = Data(queries, _integers(labels, device))
@@ -77,16 +95,25 @@ def measure(selected: Sequence[Metric], features, labels, *, gallery, own, neigh
     return {metric.name: values[metric.name] for metric in selected}
 
 
-def table_depth(selected: Iterable[Metric], labels, gallery_labels) -> int:
-    """See `metrics.depth`; `selected` in place of names."""
+def depth(names: Sequence[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
+    """How many neighbours of each query `compute` needs for `names`.
+
+    labels (N,), gallery_labels (M,) integers. Metrics that need very many rank the whole gallery
+    instead and do not count.
+    """
     among = _integers(labels if gallery_labels is None else gallery_labels, "cpu")
-    by_ranks = [metric for metric in selected if metric.takes == "ranks"]
+    by_ranks = [metric for metric in map(select, names) if metric.takes == "ranks"]
     depths = _depths(by_ranks, among, len(among) - int(gallery_labels is None)).values()
-    return max((depth for depth in depths if depth <= DEEPEST_TABLE), default=0)
+    return max((wanted for wanted in depths if wanted <= DEEPEST_TABLE), default=0)
 
 
-def n_without_positive(labels, gallery_labels, own) -> int:
-    """See `metrics.n_without_positive`."""
+def n_without_positive(labels: Tensor, gallery_labels: Tensor | None = None,
+                       own: Tensor | None = None) -> int:
+    """How many queries have no other image of their class to find.
+
+    labels (N,), gallery_labels (M,) integers; own: as in `compute`. Such a query is a miss in
+    recall, mAP, mAP_c, mAP_1000 and mAP_lim, and left out of mAP_r and r_precision.
+    """
     labels = _integers(labels, "cpu")
     gallery_labels = None if gallery_labels is None else _integers(gallery_labels, "cpu")
     return int((ranking.Classes.count(labels, gallery_labels, own).relevant == 0).sum())
@@ -141,7 +168,7 @@ def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -
     if near:
         deepest = max(depths[metric] for metric in near)
         if indices is None or indices.shape[1] < deepest:
-            _, indices = nearest(data.queries, data.gallery, deepest, own=data.own)
+            _, indices = knn(data.queries, data.gallery, deepest, own=data.own)
         values |= _means(near, ranking.in_table(indices, classes))
     if far:
         values |= _means(far, ranking.in_gallery(data.queries, data.gallery, classes))

@@ -27,9 +27,17 @@ SPARE = 5   # candidates beyond k: the query itself, and so that rounding loses 
 GROUP = 16              # columns whose minimum is looked at first
 
 
-def nearest(queries, gallery, k: int, *, own=None, device: torch.device | str | None = None
+def knn(queries: Tensor, gallery: Tensor | None, k: int, *, own: Tensor | None = None, device=None
         ) -> tuple[Tensor, Tensor]:
-    """See `metrics.knn`."""
+    """Distances (N, k) float32 and indices (N, k) int64 of the k nearest rows of the gallery.
+
+    queries (N, D), gallery (M, D) floating point, tensors or arrays; gallery None: among the
+    queries, leaving each out by its index. Exact and Euclidean, nearest first; equal distances are
+    ordered by index. k is reduced to the number of rows that exist. own (N,) integers: the row of
+    the gallery that is the query itself, -1 where it holds none; it comes last, at an infinite
+    distance, and so only where k is M. device: where to search and where the result lies, by
+    default where the queries lie. TrainingError as in `metrics.compute`.
+    """
     queries = as_points(queries, device)
     own = own_rows(len(queries), gallery, own, queries.device)
     k = min(k, len(queries) - 1 if gallery is None else len(gallery))

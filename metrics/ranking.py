@@ -42,10 +42,11 @@ class Classes(NamedTuple):
 class Ranking(NamedTuple):
     """The relevant images of a block of b queries: those of the query's class, but itself.
 
-    ranks: (b, w) float32, ascending, from 1: where they stand among the query's neighbours; inf
-    fills the row and stands for images beyond the neighbours looked at;
-    relevant: (b,) float32, how many the gallery holds;
-    class_size: (b,) float32, the same with the query itself, where the gallery holds it.
+    ranks: (b, w) float32, ascending, from 1: where they stand among the query's neighbours; the
+    rest of a row is inf, as are images that stand beyond the neighbours looked at;
+    relevant: (b,) float32, how many of them the gallery holds;
+    class_size: (b,) float32, the size of the class in the gallery, the query included if it is
+    there.
     """
 
     ranks: Tensor

@@ -25,11 +25,11 @@ SHARES = [name for name in NAMES if not name.startswith(("dists", "rho"))]
 def calls(monkeypatch):
     """The depth of each search, the k of each clustering, and "whole" for each whole ranking."""
     made = {"search": [], "k_means": [], "whole": 0}
-    nearest, k_means, in_gallery = measuring.nearest, measuring.k_means, ranking.in_gallery
+    knn, k_means, in_gallery = measuring.knn, measuring.k_means, ranking.in_gallery
 
-    def counted_nearest(queries, gallery, k, **given):
+    def counted_knn(queries, gallery, k, **given):
         made["search"].append(k)
-        return nearest(queries, gallery, k, **given)
+        return knn(queries, gallery, k, **given)
 
     def counted_k_means(features, k):
         made["k_means"].append(k)
@@ -39,7 +39,7 @@ def calls(monkeypatch):
         made["whole"] += 1
         return in_gallery(*given)
 
-    monkeypatch.setattr(measuring, "nearest", counted_nearest)
+    monkeypatch.setattr(measuring, "knn", counted_knn)
     monkeypatch.setattr(measuring, "k_means", counted_k_means)
     monkeypatch.setattr(ranking, "in_gallery", counted_in_gallery)
     return made
