@@ -5,8 +5,6 @@ below `resolve` settle options that depend on each other. Nothing here imports t
 `--help` and mistakes are answered at once.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import os

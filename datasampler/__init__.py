@@ -1,7 +1,5 @@
 """Samplers: the dataset indices of each batch. Iterating gives lists of `--bs` indices."""
 
-from __future__ import annotations
-
 from utilities import registry
 
 SAMPLERS = {

@@ -1,7 +1,5 @@
 """Decoded images kept as bytes: in memory by `--cache ram`, on the device by `--cache gpu`."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import sys

@@ -3,8 +3,6 @@
 Download: ai.stanford.edu/~jkrause/cars.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from datasets.class_folders import halves

@@ -1,7 +1,5 @@
 """`--check_data`: is the dataset on this disk whole, and is it the published one?"""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections import defaultdict

@@ -4,8 +4,6 @@ Classes are ordered by the leading number of their folders' names (`001.Black_fo
 all have one, otherwise in string order. Download: data.caltech.edu (CUB-200-2011).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A split: labelled images, and the transforms that make training items of them."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable

@@ -7,8 +7,6 @@ resize is A_y I A_x' with matrices of such weights, which also crop and flip. Pi
 the files up to rounding. Nothing waits for the device.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -6,8 +6,6 @@ characters look alike in one font. Their order is random, so both halves mix all
 is that of `datasets.class_folders`.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

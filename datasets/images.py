@@ -1,7 +1,5 @@
 """Reads image files of any mode as upright RGB images, and explains why broken ones fail."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

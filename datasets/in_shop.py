@@ -5,8 +5,6 @@ evaluation_status`, with the status train, query or gallery. Download (img.zip, 
 mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from datasets import Damaged

@@ -1,7 +1,5 @@
 """Batches on the device, in the order that a sampler gives or in file order."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 

@@ -5,8 +5,6 @@
 cvgl.stanford.edu/projects/lifted_struct.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from datasets import Damaged

@@ -1,7 +1,5 @@
 """From the samples that a layout lists to the splits that `datasets.select` returns."""
 
-from __future__ import annotations
-
 import importlib
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Lists of images in text files, as Stanford Online Products and In-Shop have them."""
 
-from __future__ import annotations
-
 import codecs
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ every random number from the CPU's global generator, which `augment` seeds and r
 are written here because torchvision's take noticeable time for a single image.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Signals, errors and the end of the processes that load images."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import errno

@@ -1,7 +1,5 @@
 """The embedding of every evaltype, derived from those of the heads."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch.nn.functional as F

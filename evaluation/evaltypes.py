@@ -7,8 +7,6 @@
 Weights are positive decimal numbers, one for each feature in order; without them all are 1.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

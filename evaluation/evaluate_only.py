@@ -1,7 +1,5 @@
 """`--evaluate_only`: the metrics of a trained network, printed."""
 
-from __future__ import annotations
-
 import architectures
 import datasets
 from evaluation.evaluator import Evaluator

@@ -1,7 +1,5 @@
 """A picture of retrievals: query images, each with its nearest neighbours."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

@@ -12,8 +12,6 @@ A metric is a module with a pure function of what `TAKES` names:
 The variant is the argument, or the family without `c_` where it takes none.
 """
 
-from __future__ import annotations
-
 import importlib
 import re
 from types import ModuleType

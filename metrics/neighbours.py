@@ -7,8 +7,6 @@ product, a few more than k are then sorted by distances computed from difference
 which faiss is built, faiss replaces the product.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import faiss

@@ -5,8 +5,6 @@ whole version at any moment. Checkpoints hold tensors and plain Python types onl
 read with `weights_only=True`, so that a file from somebody else cannot run code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """k-means by faiss, for the metrics of clusters and for deep clustering."""
 
-from __future__ import annotations
-
 import contextlib
 
 import faiss

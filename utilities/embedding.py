@@ -1,7 +1,5 @@
 """The loop that embeds a dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

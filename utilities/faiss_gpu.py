@@ -1,8 +1,6 @@
 """faiss on a GPU: whether it can use one, its scratch memory, and the error when memory runs out.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Questions to the file system, which answers some of them with an exception."""
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path

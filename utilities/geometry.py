@@ -1,7 +1,5 @@
 """Rows that can be compared, unit vectors, Euclidean distances, densities on the unit sphere."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Objects of pytorch-metric-learning by name: `pml:ContrastiveLoss`, with arguments from JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.metadata

@@ -6,8 +6,6 @@ loaders call at each batch, raises it. Without a check within PATIENCE seconds (
 or at a second signal, it is raised wherever the program is.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -5,8 +5,6 @@ large factor before the backward pass and the gradients are divided by it before
 whose scaled gradients overflow is skipped, and the factor is lowered.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

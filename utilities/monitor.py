@@ -4,8 +4,6 @@ Reading a device scalar waits for the device, so a step only adds to sums there,
 step at which a value was not finite. `read` fetches all of it in one copy.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

@@ -4,8 +4,6 @@ A `Flag` is a line in a table; `groups` maps a title of the help to the flags be
 prints the help. Nothing here imports torch. Every mistake is a UserError.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import json

@@ -1,7 +1,5 @@
 """Curves over the epochs, by matplotlib."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 

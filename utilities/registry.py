@@ -1,7 +1,5 @@
 """Registries: literal dicts from a name to a module, imported only when selected."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The folder of a run, `<save_path>/<dataset>/<savename>`, and the files that describe the run."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

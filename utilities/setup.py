@@ -1,7 +1,5 @@
 """What is chosen once before a run: device, random state, optimiser, schedule."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -5,8 +5,6 @@ gone (`| head`), the disk behind a redirection is full, the stream is closed. Ch
 encoding lacks are escaped.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os
