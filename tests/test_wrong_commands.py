@@ -237,6 +237,16 @@ WRONG = [
     ("--pml_miner_args {}",
      "--pml_miner_args: given with --batch_mining distance; accepted: with --batch_mining "
      "pml:<ClassName>"),
+    ("--grad_cache_chunk -1",
+     "--grad_cache_chunk: -1 given; accepted: a whole number from 0 upwards"),
+    ("--grad_cache_chunk half",
+     "--grad_cache_chunk: invalid int value: 'half'; accepted: a whole number from 0 upwards"),
+    ("--diva_features intra --loss contrastive --samples_per_class 1",
+     "--samples_per_class: 1 given, but --diva_features intra compares images of one class; "
+     "accepted: at least 2"),
+    ("--data_sampler random_semi_class --bs 2 --loss snr",
+     "--bs: 2 given, but no batch of --data_sampler random_semi_class then holds 2 classes and two "
+     "images of one, which --loss snr compares; accepted: a larger one"),
     ("--diva_features discriminative colour",
      "--diva_features: unknown 'colour'; accepted: {features}"),
     ("--diva_features discriminative shared shared",
@@ -454,7 +464,7 @@ def test_batches_with_something_to_learn_from_are_no_mistake(command):
 
 
 def test_the_table_is_long_enough():
-    assert len({command for command, _ in WRONG}) >= 60
+    assert len({command for command, _ in WRONG}) >= 170
 
 
 def test_an_invalid_variable_of_the_environment_is_named(monkeypatch, capsys):
