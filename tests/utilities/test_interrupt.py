@@ -69,12 +69,13 @@ def test_a_shield_for_the_last_write_leaves_the_signal_to_who_handles_it():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no such signal here")
 def test_the_end_of_the_terminal_ends_a_run_unless_it_was_to_be_ignored():
-    with pytest.raises(Interrupted) as stop, Interrupts():
-        send(signal.SIGHUP)
-        interrupt.check()
-    assert stop.value.signum == signal.SIGHUP
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)   # as nohup does
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)   # these tests may run under nohup, too
     try:
+        with pytest.raises(Interrupted) as stop, Interrupts():
+            send(signal.SIGHUP)
+            interrupt.check()
+        assert stop.value.signum == signal.SIGHUP
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)        # as nohup does
         with Interrupts():
             send(signal.SIGHUP)
             interrupt.check()
