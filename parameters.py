@@ -644,10 +644,8 @@ def _check_batches(opt: Namespace) -> None:
         return
     for name in opt.diva_features:
         if criteria.needs([name], "labels"):
-            miner = criteria.miner_of(name, opt) if opt.loss in criteria.TAKES else None
             what = f"--loss {opt.loss}" if name == "discriminative" else f"--diva_features {name}"
-            criteria.check_batches(
-                opt, *batchminer.OTHER_FEWEST.get(miner, batchminer.FEWEST), what)
+            criteria.check_batches(opt, *criteria.fewest(name, opt), what)
 
 
 def _check_cutoffs(opt: Namespace) -> None:

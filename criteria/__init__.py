@@ -93,16 +93,18 @@ def miner_of(feature: str, opt) -> str:
             "intra": INTRA[opt.diva_intra]}.get(feature, opt.batch_mining)
 
 
+def fewest(feature: str, opt) -> tuple[int, int]:
+    """How many images of one class, and how many classes, a feature that is taught by labels
+    compares."""
+    mines = opt.loss in TAKES or needs([feature], "triplets")
+    return batchminer.OTHER_FEWEST.get(
+        miner_of(feature, opt) if mines else None, batchminer.FEWEST)
+
+
 def fewest_classes(opt) -> int:
     """How many training classes the features that are taught by labels need; 0 without any."""
-    fewest = 0
-    for name in opt.diva_features:
-        if needs([name], "labels"):
-            mines = opt.loss in TAKES or needs([name], "triplets")
-            _, n_classes = batchminer.OTHER_FEWEST.get(
-                miner_of(name, opt) if mines else None, batchminer.FEWEST)
-            fewest = max(fewest, n_classes, batchminer.FEWEST[1])
-    return fewest
+    return max((max(fewest(name, opt)[1], batchminer.FEWEST[1])
+                for name in opt.diva_features if needs([name], "labels")), default=0)
 
 
 def select(name: str, opt, *, n_classes, feature_dim=None, n_samples=None, batchminer=None):
@@ -128,9 +130,7 @@ def check_miner(loss: str, miner: str | None, tuples: str | None) -> None:
     """UserError when `loss` cannot use what `miner` returns."""
     takes = TAKES.get(loss)
     if takes and takes != tuples:
-        from batchminer import TUPLES
-
-        fitting = ", ".join(name for name, kind in TUPLES.items() if kind == takes)
+        fitting = ", ".join(name for name, kind in batchminer.TUPLES.items() if kind == takes)
         refuse("--batch_mining", f"{miner!r} gives {tuples}, but --loss {loss} takes {takes}",
                fitting)
 

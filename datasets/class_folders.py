@@ -49,8 +49,9 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
     samples, deeper = {split: [] for split in parts}, []
     for split, name in ((split, name) for split, part in parts.items() for name in part):
         try:
-            samples[split] += [(path, name) for path in images(folder / "images" / name)]
-            deeper += below(folder / "images" / name)
+            paths, inner = images(folder / "images" / name)
+            samples[split] += [(path, name) for path in paths]
+            deeper += inner
         except UserError as error:
             faults.append(str(error))
     if deeper:
@@ -61,30 +62,32 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
     return samples
 
 
-def images(folder: Path) -> list[str]:
-    """`files` of the class folder `folder`; UserError where there are none."""
-    paths = files(folder)
+def images(folder: Path) -> tuple[list[str], list[str]]:
+    """Paths of the images in the class folder `folder`, and of those in the folders inside it.
+    UserError where there are none of the first."""
+    entries = visible(folder)
+    paths = files(entries)
     if not paths:
         raise UserError(f"--dataset: no image in the class folder {str(folder)!r}; remove it, or "
                         f"put files of these types into it: {', '.join(sorted(EXTENSIONS))}")
-    return paths
+    return paths, below(entries)
 
 
-def files(folder: Path) -> list[str]:
-    """Paths of the images in `folder`, in string order of their names.
+def files(entries: list[os.DirEntry]) -> list[str]:
+    """Paths of the images among the `entries` of a folder, in string order of their names.
 
     A broken link with an image's extension counts, so that reading it fails with its name.
     """
-    return [os.path.join(folder, name) for name in sorted(
-        entry.name for entry in visible(folder)
-        if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not is_folder(entry))]
+    return sorted(entry.path for entry in entries
+                  if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not is_folder(entry))
 
 
-def below(folder: Path) -> list[str]:
-    """Paths of the images in the folders inside the class folder `folder`, at any depth.
-    Links to folders are not followed, since they may lead to anything."""
-    inner = sorted(entry.path for entry in visible(folder) if entry.is_dir(follow_symlinks=False))
-    return [path for start in inner for at, _, _ in os.walk(start) for path in files(Path(at))]
+def below(entries: list[os.DirEntry]) -> list[str]:
+    """Paths of the images in the folders among `entries`, at any depth. Links to folders are not
+    followed, since they may lead to anything."""
+    inner = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    return [path for start in inner for at, _, _ in os.walk(start)
+            for path in files(visible(Path(at)))]
 
 
 def visible(folder: Path) -> list[os.DirEntry]:

@@ -5,15 +5,13 @@ import contextlib
 import errno
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
 from collections.abc import Iterator
 
 from utilities.errors import RunError, UserError, refuse
-
-with contextlib.suppress(ImportError):      # where the system has no such limits
-    import resource
 
 # What ends a run: Ctrl-C, a scheduler, the end of the terminal.
 STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -53,8 +51,6 @@ def allow_open_files(n_workers: int) -> None:
     """Raises this process's limit of open files, within what the system allows; UserError where too
     few are left. A worker that can open no file for a batch drops it, and the run would wait for
     that batch for ever."""
-    if "resource" not in globals():
-        return
     limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     wanted = ENOUGH_FILES if highest == unlimited else min(highest, ENOUGH_FILES)

@@ -21,7 +21,7 @@ from utilities.geometry import unusable_rows
 MOST_BY_FAISS = 2048    # the most neighbours that faiss finds on a GPU
 BLOCK_ENTRIES = {"cpu": 2**24, "cuda": 2**25}   # of a block's distances, 4 bytes each
 PAIR_ENTRIES = 2**22    # of the neighbours' features that are held at once
-SPARE = 5   # candidates beyond k: the query itself, and so that rounding loses none of the k
+SPARE = 5   # candidates beyond k: one for the query itself, the others for rounding in the product
 GROUP = 16              # columns whose minimum is looked at first
 
 

@@ -4,7 +4,7 @@ import pytest
 
 import datasets
 from datasets.check import check_data
-from datasets.class_folders import by_number, files
+from datasets.class_folders import by_number, files, visible
 from tests import trees
 from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
@@ -40,7 +40,7 @@ def test_hidden_files_and_other_types_are_skipped(tmp_path):
     (folder / "notes.txt").write_text("x")
     (folder / "nested").mkdir()
     trees.write(folder / "UPPER.JPG", 5)
-    assert [os.path.basename(path) for path in files(folder)] == [
+    assert [os.path.basename(path) for path in files(visible(folder))] == [
         "UPPER.JPG", "image_00.jpg", "image_01.jpg", "image_02.jpg"]
     splits = datasets.select("cub200", trees.options(tmp_path))
     assert len(splits["training"]) == 7 and len(splits["testing"]) == 6
