@@ -1,5 +1,6 @@
 """One seed, one machine: the same numbers, whatever has no say in them."""
 
+import argparse
 import os
 import random
 import subprocess
@@ -40,6 +41,21 @@ def test_the_same_seed_gives_the_same_numbers(folder, first):
     """Whatever was drawn before in the process."""
     torch.rand(7), np.random.rand(3), random.random()
     assert runs.differences(first, runs.train(folder, *ARGV)) == []
+
+
+def test_the_objective_draws_apart_from_the_networks_stream(folder):
+    """What a network with dropout draws on one process cannot change tuples or classifiers."""
+    terms = []
+    for seed in (1, 2):
+        training = runs.assembled(folder, *ARGV)
+        training.logger = argparse.Namespace(log=lambda *given: None)
+        training.begin()
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        training.train_epoch(0)
+        assert torch.equal(torch.get_rng_state(), before)
+        terms.append(training.monitor.means)
+    assert terms[0] == terms[1]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

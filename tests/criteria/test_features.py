@@ -106,6 +106,12 @@ def test_what_a_feature_needs_of_the_batch_is_all_that_it_reads(assemble, names)
         assert (head.weight.grad is None) == criteria.needs([name], "trunk alone"), name
 
 
+def test_a_view_that_no_line_of_the_table_asks_for_is_named(assemble):
+    network, objective = assemble("imrot")
+    with pytest.raises(AssertionError, match="rotated_views"):
+        features.forward(network, objective, batch()._replace(rotated_views=None))
+
+
 def test_no_loss_calls_a_network(assemble):
     network, objective = assemble(*criteria.FEATURES)
     step = features.forward(network, objective, batch())
