@@ -21,7 +21,7 @@ import datasampler
 import datasets
 import metrics
 from evaluation import evaltypes
-from utilities import options
+from utilities import environment, options
 from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
 from utilities.files import fault, working_directory
@@ -372,7 +372,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
         elif opt.evaluate_only and opt.checkpoint is not None:
             opt = evaluated(opt)
         opt = resolve(opt)
-        _check_environment(opt)
+        _check_environment(opt, given)
     except UserError as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -392,10 +392,17 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
     return warnings
 
 
-def _check_environment(opt: Namespace) -> None:
+def _check_environment(opt: Namespace, given: Sequence[str]) -> None:
     mode = os.environ.get("WANDB_MODE", WANDB_MODES[0])
     if opt.log_online and mode not in WANDB_MODES:
         refuse("WANDB_MODE", f"{mode!r} in the environment", ", ".join(WANDB_MODES))
+    if environment.by_torchrun() and "gpu" in given:
+        refuse("--gpu", f"{show(opt.gpu)} given to a process of torchrun, which numbers the GPUs",
+               "CUDA_VISIBLE_DEVICES in front of torchrun")
+    n = environment.n_processes()
+    if opt.bs % (2 * n) and n > 1 and not (opt.evaluate_only or opt.check_data):
+        refuse("--bs", f"{opt.bs} images given, of which {n} processes cannot take equal halves",
+               f"a multiple of {2 * n}, such as {max(2 * n, opt.bs // (2 * n) * 2 * n)}")
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -521,8 +528,7 @@ def _check_device(opt: Namespace) -> None:
 
 def _settle_data(opt: Namespace) -> None:
     if "kernels" not in opt.given:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)    # of a torchrun on this machine
-        opt.kernels = max(1, min(available_cores(), 16) // max(1, processes))
+        opt.kernels = max(1, min(available_cores(), 16) // environment.n_local_processes())
     _check_file_name("--dataset", opt.dataset)
     for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
         path = getattr(opt, name)

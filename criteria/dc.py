@@ -86,7 +86,11 @@ class Feature(features.Feature):
         old classifier."""
         if epoch % self.every:
             return
-        self.criterion.update(embed(run.network, run.training_images, None, epoch=epoch))
+        trunks = embed(run.network, run.training_images, None, epoch=epoch,
+                       processes=run.processes)
+        run.processes.first(lambda: self.criterion.update(trunks))
+        for tensor in self.criterion.state_dict().values():
+            run.processes.from_first(tensor)
         for parameter in self.criterion.parameters():
             run.optimiser.state.pop(parameter, None)
 

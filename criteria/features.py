@@ -23,6 +23,7 @@ import batchminer
 import criteria
 from datasets import Batch
 from utilities import registry
+from utilities.distributed import ALONE, Alone
 from utilities.options import GUEST
 
 DECORRELATION = "sep. loss"     # its name in logs, as in the original
@@ -31,7 +32,7 @@ DECORRELATION = "sep. loss"     # its name in logs, as in the original
 class Step(NamedTuple):
     """What the losses of one training step are computed from: what networks make of its batch."""
 
-    batch: Batch
+    batch: Batch                    # views of the share of this process, all else of the batch
     embeddings: dict[str, Tensor]   # {feature: (B, embed_dim)} of the main view
     trunk: Tensor                   # (B, feature_dim) of the main view
     further_views: dict[str, tuple[dict[str, Tensor], Tensor]]  # {view: (embeddings, trunk) of it}
@@ -45,6 +46,7 @@ class Run(NamedTuple):
     training: object                # loader of training batches, as the sampler draws them
     training_images: object         # loader of every training image once, augmented
     optimiser: torch.optim.Optimizer
+    processes: Alone = ALONE
 
 
 class Feature(nn.Module):
@@ -99,7 +101,8 @@ class Feature(nn.Module):
         return batch
 
     def embed_keys(self, batch: Batch) -> Tensor | None:
-        """(B, embed_dim) without gradient, where the feature has a key network of its own."""
+        """(b, embed_dim) of the views in `batch`, without gradient, where the feature has a key
+        network of its own."""
 
     def loss(self, step: Step) -> Tensor:
         """A scalar, not multiplied by `weight`."""
@@ -124,17 +127,28 @@ def assemble(opt, *, network: nn.Module, n_classes: int, n_samples: int) -> nn.M
         for name in names)
 
 
-def forward(network: nn.Module, objective: nn.ModuleList, batch: Batch) -> Step:
-    """Everything in a training step that calls a network; the losses only read the result."""
+def forward(network: nn.Module, objective: nn.ModuleList, batch: Batch,
+            processes: Alone = ALONE) -> Step:
+    """Everything in a training step that calls a network; the losses only read the result. Each of
+    several processes embeds its share, and all get the whole batch."""
     for feature in objective:
         batch = feature.prepare(batch)
-    embeddings, trunk = network(batch.images)
+    embeddings, trunk = embed(network, batch.images, processes)
     views = dict.fromkeys(view for feature in objective for view in feature.further_views)
     assert None not in [getattr(batch, view) for view in views], (
         f"no line of criteria.PARTS asks for all of {', '.join(views)}")
-    further = {view: network(getattr(batch, view)) for view in views}
+    further = {view: embed(network, getattr(batch, view), processes) for view in views}
     keys = {feature.name: feature.embed_keys(batch) for feature in objective}
+    keys |= {name: processes.gather([own])[0] for name, own in keys.items() if own is not None}
     return Step(batch, embeddings, trunk, further, keys)
+
+
+def embed(network: nn.Module, images: Tensor, processes: Alone) -> tuple[dict[str, Tensor], Tensor]:
+    """images (b, 3, H, W) of this process -> (embeddings, trunk) of the batch, as `network` gives
+    them."""
+    embeddings, trunk = network(images)
+    *heads, trunk = processes.gather([*embeddings.values(), trunk])
+    return dict(zip(embeddings, heads, strict=True)), trunk
 
 
 def formula(objective: nn.ModuleList) -> str:

@@ -58,8 +58,8 @@ class Feature(features.Feature):
         return cls(name, Criterion.from_opt(opt, **sizes))
 
     def prepare(self, batch: Batch) -> Batch:
-        half = len(batch.labels) // 2
-        first = Batch(*(values if values is None else values[:half] for values in batch))
+        first = Batch(*(values if values is None else values[:len(values) // 2]
+                        for values in batch))
         swapped = first._replace(images=first.second_views, second_views=first.images)
         return Batch(*(values if values is None else torch.cat([values, others])
                        for values, others in zip(first, swapped, strict=True)))

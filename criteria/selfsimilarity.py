@@ -55,7 +55,8 @@ class Feature(features.Feature):
         batches = itertools.islice(itertools.chain.from_iterable(epochs), self.n_key_batches)
         for batch in tqdm(batches, "Filling the queue", self.n_key_batches, leave=False,
                           disable=None, unit="batch"):
-            self.criterion.enqueue(self.embed(batch.images))
+            keys, = run.processes.gather([self.embed(batch.images)])
+            self.criterion.enqueue(keys)
 
     def embed_keys(self, batch: Batch) -> Tensor:
         return self.embed(batch.second_views)

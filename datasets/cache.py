@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.images import decode, in_parallel
+from utilities import environment
 from utilities.errors import UserError
 
 
@@ -18,15 +19,17 @@ class DecodedImages:
     """The images of `paths`, each decoded once, in one tensor of bytes.
 
     allocate: number of bytes -> uint8 tensor. reserve: how many of the `available` bytes have to
-    stay free. UserError, before any image is decoded, if the images would not fit.
+    stay free. copies: processes that keep the images in the same memory, 0 where another one checks
+    that they fit. UserError, before any image is decoded, if the images would not fit.
     """
 
     def __init__(self, cache: str, paths: list[str], *, threads: int, available: int,
-                 allocate: Callable[[int], Tensor], reserve: int = 0):
+                 allocate: Callable[[int], Tensor], reserve: int = 0, copies: int = 1):
         paths = list(dict.fromkeys(paths))
         areas = list(in_parallel(area, paths, threads, "Measuring images"))
         self.offsets = np.concatenate([[0], np.cumsum(3 * np.array(areas, np.int64))])
-        announce(cache, len(paths), int(self.offsets[-1]), available, reserve)
+        if copies:
+            announce(cache, len(paths), int(self.offsets[-1]), available, reserve, copies)
         self.row = {path: row for row, path in enumerate(paths)}
         self.bytes = allocate(int(self.offsets[-1]))
         self.sides = np.array(list(in_parallel(self.keep, paths, threads, "Decoding images")),
@@ -49,9 +52,11 @@ class DecodedImages:
 
 
 def in_memory(paths: list[str], threads: int) -> DecodedImages:
-    """For `--cache ram`: the images in memory shared with processes that are started later."""
+    """For `--cache ram`: the images in memory shared with processes that are started later. Each
+    process of torchrun has a copy, and the first one of a machine checks that they fit."""
+    copies = 0 if environment.local_rank() else environment.n_local_processes()
     return DecodedImages("ram", paths, threads=threads, available=available_memory(),
-                         allocate=shared_bytes)
+                         allocate=shared_bytes, copies=copies)
 
 
 def area(path: str) -> int:
@@ -64,10 +69,13 @@ def area(path: str) -> int:
         return image.width * image.height
 
 
-def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0) -> None:
-    """Prints what `--cache` will take; UserError if that leaves less than `reserve` bytes."""
+def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0,
+             copies: int = 1) -> None:
+    """Prints what `--cache` will take; UserError if `copies` of the needed bytes leave less than
+    `reserve` bytes."""
     need = f"{n_images:,} decoded images need {needed / 2**30:.2f} GB"
-    if needed > available - reserve:
+    need += f" in each of {copies} processes" if copies > 1 else ""
+    if copies * needed > available - reserve:
         kept = f", {reserve / 2**30:.2f} GB of them stay for training" if reserve else ""
         raise UserError(f"--cache: {cache!r} does not fit: {need}, {available / 2**30:.2f} GB are "
                         f"available{kept}; accepted here: none, or a larger machine")

@@ -1,14 +1,15 @@
 """Batches on the device, in the order that a sampler gives or in file order."""
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
 from datasets import Batch
-from datasets.dataset import Dataset, collate
+from datasets.dataset import QUARTER_TURNS, Dataset, collate
 from datasets.workers import (
     allow_open_files,
     block_signals,
@@ -16,6 +17,7 @@ from datasets.workers import (
     unwrap_user_errors,
 )
 from utilities import interrupt
+from utilities.distributed import ALONE, Alone
 from utilities.environment import available_cores
 from utilities.random_streams import seeds
 
@@ -25,14 +27,18 @@ class Loader:
 
     With a sampler: the sampler's batches. Without: all images in file order, the last batch
     shorter. Augmentation follows (seed, epoch, step, slot in the batch), so the pixels are the same
-    for any number of workers.
+    for any number of workers and processes.
+
+    On several processes each reads its share: with a sampler of every batch, whose labels, indices
+    and rotations it knows as a whole; without, of the images, in smaller batches.
     """
 
-    def __init__(self, dataset: Dataset, opt, device: torch.device | str, sampler=None):
-        self.dataset, self.device = dataset, torch.device(device)
-        self.batches = sampler if sampler is not None else InOrder(
-            range(len(dataset)), opt.bs, drop_last=False)
-        self.seeded = SeededBatches(self.batches, dataset.seed)
+    def __init__(self, dataset: Dataset, opt, device: torch.device | str, sampler=None,
+                 processes: Alone = ALONE):
+        self.dataset, self.device, self.processes = dataset, torch.device(device), processes
+        self.batches = (Shares(sampler, dataset.seed, processes) if sampler is not None else
+                        InOrder(len(dataset), opt.bs, dataset.seed, processes))
+        self.labels = torch.as_tensor(dataset.labels)
         self.n_workers = min(opt.kernels, available_cores(), len(self))
         if self.n_workers:
             allow_open_files(self.n_workers)
@@ -58,12 +64,12 @@ class Loader:
             items = self.dataset if self.cache is None else self.cache.drawing(self.dataset)
             fork = self.n_workers and sys.platform == "linux"
             self.source = DataLoader(
-                items, batch_sampler=self.seeded, collate_fn=collate, num_workers=self.n_workers,
+                items, batch_sampler=self.batches, collate_fn=collate, num_workers=self.n_workers,
                 persistent_workers=self.n_workers > 0, worker_init_fn=ignore_signals,
                 pin_memory=self.device.type == "cuda",
                 multiprocessing_context="fork" if fork else None,
                 generator=torch.Generator())    # so that it draws nothing from the global one
-        self.seeded.epoch = epoch
+        self.batches.epoch = epoch
         with block_signals():
             self.started = epoch, iter(self.source)     # the first call starts the workers
 
@@ -75,12 +81,16 @@ class Loader:
         with unwrap_user_errors():
             for batch in batches:
                 interrupt.check()
-                yield self.to_device(batch)
+                yield self.to_device(batch, torch.tensor(self.batches.drawn.popleft()))
 
-    def to_device(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Batch, indices: Tensor) -> Batch:
+        """The share `batch`, with labels and more of all the batch's images, which are `indices`.
+        """
         turns = batch.rotations.tolist()
         if self.cache is not None:
             batch = self.cache.render(batch, self.dataset.transforms)
+        batch = batch._replace(labels=self.labels[indices], indices=indices,
+                               rotations=indices % QUARTER_TURNS)
         batch = Batch(*(field if field is None else field.to(self.device, non_blocking=True)
                         for field in batch))
         if batch.rotated_views is not None:
@@ -102,27 +112,52 @@ class Loader:
         self.source = self.started = None
 
 
-class InOrder(BatchSampler):
-    """Every index once, in order."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Every epoch is the same."""
-
-
-class SeededBatches:
-    """The batches of a sampler in the epoch `epoch`, as lists of (index, seed).
-
-    A seed follows from (seed, epoch, step, slot in the batch).
+class Shares:
+    """The share of one process in the sampler's batches of the epoch `epoch`, as lists of
+    (index, seed). `drawn` holds the indices of the whole batches that the loader has yet to give.
     """
 
-    def __init__(self, batches, seed: int):
-        self.batches, self.seed, self.epoch = batches, seed, 0
+    def __init__(self, sampler, seed: int, processes: Alone):
+        self.sampler, self.seed, self.processes, self.epoch = sampler, seed, processes, 0
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.epoch
-        self.batches.set_epoch(epoch)
-        for step, indices in enumerate(self.batches):
-            yield list(zip(indices, seeds(self.seed, epoch, step, n=len(indices)), strict=True))
+        epoch, self.drawn = self.epoch, deque()
+        self.sampler.set_epoch(epoch)
+        for step, indices in enumerate(self.sampler):
+            self.drawn.append(indices)
+            of_slots = seeds(self.seed, epoch, step, n=len(indices))
+            yield [(indices[slot], of_slots[slot]) for slot in self.processes.rows(len(indices))]
+
+
+class InOrder:
+    """Like `Shares`, of every image once, in order; each process has a block of them.
+
+    The seed of an image is that of its step and slot in batches of `batch_size`.
+    """
+
+    def __init__(self, n_images: int, batch_size: int, seed: int, processes: Alone):
+        self.block, self.seed, self.epoch = processes.block(n_images), seed, 0
+        self.batch_size, self.most = batch_size, max(1, batch_size // processes.size)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.pieces())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, self.drawn = self.epoch, deque()
+        for piece in self.pieces():
+            self.drawn.append(list(piece))
+            step, slot = divmod(piece.start, self.batch_size)
+            of_slots = seeds(self.seed, epoch, step, n=slot + len(piece))[slot:]
+            yield list(zip(piece, of_slots, strict=True))
+
+    def pieces(self) -> Iterator[range]:
+        """The block in batches, none of which spans two of `batch_size`."""
+        first = self.block.start
+        while first < self.block.stop:
+            end = (first // self.batch_size + 1) * self.batch_size
+            piece = range(first, min(first + self.most, end, self.block.stop))
+            yield piece
+            first = piece.stop

@@ -20,6 +20,7 @@ from datasets.loader import Loader
 from evaluation import retrievals
 from evaluation.embedding import derive
 from utilities import faiss_gpu
+from utilities.distributed import ALONE, Alone
 from utilities.embedding import embed
 from utilities.errors import refuse
 
@@ -58,14 +59,15 @@ class Evaluator:
     cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
     final table a best epoch without them shows a dash); plots: when sample retrievals of the first
     evaltype's best epoch are drawn: none, end, or epoch (whenever there is a better one);
-    device: where embeddings lie and metrics are computed.
+    device: where embeddings lie and metrics are computed; processes: which embed a block of each
+    split, the first of them measures.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
                  evaltypes: Sequence[str], names: Sequence[str], storage_metrics: Sequence[str],
                  cluster_every: int, n_epochs: int, plots: str = "none",
-                 device: torch.device | str = "cpu"):
-        self.splits = list(splits)
+                 device: torch.device | str = "cpu", processes: Alone = ALONE):
+        self.splits, self.processes = list(splits), processes
         self.features, self.normalize, self.evaltypes = features, normalize, list(evaltypes)
         self.names = list(dict.fromkeys([*names, *storage_metrics]))
         self.storage_metrics = list(dict.fromkeys(storage_metrics))
@@ -78,13 +80,14 @@ class Evaluator:
         self.samples: list[list] = []  # `sample_retrievals` of the first evaltype's best epoch
 
     @classmethod
-    def from_opt(cls, opt, data: dict, device: torch.device) -> Evaluator:
+    def from_opt(cls, opt, data: dict, device: torch.device, processes: Alone = ALONE) -> Evaluator:
         """data: what `datasets.select` returns."""
         def split(name: str, key: str) -> Split | None:
             if f"{key}_query" in data:
-                return Split(name, *(Loader(data[f"{key}_{part}"], opt, device)
+                return Split(name, *(Loader(data[f"{key}_{part}"], opt, device, None, processes)
                                      for part in ("query", "gallery")))
-            return Split(name, Loader(data[key], opt, device)) if key in data else None
+            return (Split(name, Loader(data[key], opt, device, None, processes)) if key in data
+                    else None)
 
         splits = [split("Train", "evaluation") if opt.train_metrics else None,
                   split("Val", "validation"), split("Test", "testing")]
@@ -97,7 +100,7 @@ class Evaluator:
                         normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
                         names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
                         cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                        device=device_of_metrics)
+                        device=device_of_metrics, processes=processes)
         evaluator.check(opt)
         return evaluator
 
@@ -148,21 +151,31 @@ class Evaluator:
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
         for split in self.splits:
-            sides = [embed(network, loader, self.features, device=self.device)
-                     for loader in split.loaders]
-            for evaltype in self.evaltypes:
-                values, neighbours = self.measure(names, split, sides, evaltype)
-                results[evaltype][split.name] = values
-                if logger is not None:
-                    log_metrics(logger, split.name, evaltype, values)
-                if evaltype == self.evaltypes[0]:
-                    samples = sample_retrievals(split, neighbours)
+            sides = [embed(network, loader, self.features, device=self.device,
+                           processes=self.processes) for loader in split.loaders]
+            samples = self.processes.first(
+                lambda: self.add(results, names, split, sides, logger))  # noqa: B023 - called here
+        if not self.processes.is_first:
+            return []
         better = self.choose(epoch, results)
         if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
             self.samples = samples
             if self.plots == "epoch":
                 self.draw(logger)
         return better
+
+    def add(self, results: dict, names: Sequence[str], split: Split, sides: Sequence[Tensor],
+            logger) -> list[list]:
+        """Adds the metrics of a split, whose loaders' images have the embeddings `sides`, to
+        `results`, and logs them. Returns the `sample_retrievals` of the first evaltype."""
+        for evaltype in self.evaltypes:
+            values, neighbours = self.measure(names, split, sides, evaltype)
+            results[evaltype][split.name] = values
+            if logger is not None:
+                log_metrics(logger, split.name, evaltype, values)
+            if evaltype == self.evaltypes[0]:
+                samples = sample_retrievals(split, neighbours)
+        return samples
 
     def due(self, epoch: int) -> list[str]:
         """The metrics to compute in `epoch`, counted from 0."""
@@ -217,7 +230,9 @@ class Evaluator:
 
     def report(self, when: str = "") -> str:
         """A table for each split of what was evaluated last; `when` follows the split's name."""
-        results = self.last["metrics"]
+        results = self.last.get("metrics")
+        if results is None:     # not the process that measures
+            return ""
         return "\n".join(table(split.name + when, [(evaltype, results[evaltype][split.name])
                                                    for evaltype in self.evaltypes])
                          for split in self.splits)
@@ -240,7 +255,7 @@ class Evaluator:
 
     def finish(self, logger) -> None:
         """Draws the picture that is due at the end."""
-        if self.plots == "end" and self.samples:
+        if self.plots == "end" and self.samples and self.processes.is_first:
             self.draw(logger)
 
     def close(self) -> None:

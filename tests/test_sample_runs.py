@@ -74,7 +74,7 @@ def test_quickstart_is_the_method_on_the_embedded_data():
 
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
-    assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh"}
+    assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh", "Slurm.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -113,6 +113,50 @@ def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("usage: bash ") and done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """slurm(*words) -> the script's process, among commands that print or note what they are given;
+    `srun` runs until it is stopped where there is a file `wait`."""
+    tools = {"srun": 'echo "$@"; trap "exit 143" TERM; while [ -e wait ]; do sleep 0.05; done',
+             "scontrol": 'echo "$@" >> asked; echo machine1; echo machine2'}
+    (tmp_path / "bin").mkdir()
+    for name, text in tools.items():
+        (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "machine[1-2]",
+                   "SLURM_JOB_NUM_NODES": "2"}
+    return lambda *words: subprocess.Popen(
+        ["bash", FOLDER / "Slurm.sh", *words], cwd=tmp_path, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_slurm_starts_the_published_run_on_all_machines(slurm, tmp_path):
+    printed, told = slurm("data", "--n_epochs", "3").communicate()
+    launcher, _, words = printed.partition(" diva_main.py ")
+    assert told == "" and launcher == (
+        "torchrun --nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_id 7 "
+        "--rdzv_endpoint machine1:29500")
+    opt = read_arguments(shlex.split(words))
+    published, _ = commands("CUB200.sh", str(tmp_path / "data"))
+    differ = {name for name, value in vars(opt).items() if value != getattr(published, name)}
+    assert differ == {"n_epochs", "savename", "save_path", "given", "log_online", "project",
+                      "group"} and opt.n_epochs == 3
+
+
+def test_a_preempted_slurm_job_is_queued_again_and_resumes(slurm, tmp_path):
+    folder = tmp_path / "Training_Results/cub200/CUB_DiVA-R50-512_7"
+    folder.mkdir(parents=True)
+    (folder / "options.json").touch()
+    (tmp_path / "wait").touch()
+    process = slurm("data")
+    assert process.stdout.readline().endswith(f" diva_main.py --resume {folder}\n")
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "requeue 7"
 
 
 # The options of each distinct form among the published commands of the base, seeds left out.

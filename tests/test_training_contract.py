@@ -44,11 +44,6 @@ class Seen(NamedTuple):
     gradients: dict[str, Tensor | None]         # the total's, in all that may learn
 
 
-class SilentLogger:
-    def log(self, split: str, group: str, segments: dict[str, float]) -> None:
-        pass
-
-
 def named_parameters(training: diva_main.Training) -> dict[str, Tensor]:
     """All that may learn: of the network by its own names, of criteria below the feature's."""
     criteria_of = {f"{feature.name}: {name}": parameter for feature in training.objective
@@ -89,7 +84,6 @@ def train(training: diva_main.Training, n_epochs: int = 1, *,
     for feature in training.objective:
         keep_loss(feature)
     original_backward, scaling.backward = scaling.backward, backward
-    training.logger = SilentLogger()
     training.begin()
     for epoch in range(n_epochs):
         training.train_epoch(epoch)
@@ -337,7 +331,6 @@ def steps_watched(training: diva_main.Training, forbidden, epoch: int = 0) -> in
         walks.append(batches(number))
         return walks[-1]
 
-    training.logger = SilentLogger()
     if not epoch:
         training.begin()
     training.loader.epoch = watched

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from datasampler import d2_coreset
-from datasets.loader import Loader
+from datasets.loader import Loader, Shares
 from evaluation.evaluator import Evaluator
 from tests import runs, trees
 from tests.test_layers import ROOT
@@ -190,7 +190,7 @@ def test_the_next_epoch_is_started_before_the_evaluation_unless_its_storage_is_n
         return lambda self, *given, **more: events.append(name) or function(self, *given, **more)
 
     def note_start(self, epoch):
-        if isinstance(self.batches, d2_coreset.Sampler):
+        if isinstance(self.batches, Shares):
             events.append(f"start {epoch}")
         start(self, epoch)
 
@@ -292,7 +292,7 @@ def test_learning_rates_over_the_epochs(tree, name):
 
     training.scaling.step = lambda optimiser: (used.append(
         {group["name"]: group["lr"] for group in optimiser.param_groups}), step(optimiser))[1]
-    training.logger = Logger()
+    training.record.logger = Logger()
     for epoch in range(5):
         training.train_epoch(epoch)
     base = {"network": 1e-3, "heads": 0.02, "criterion of discriminative": 0.3}

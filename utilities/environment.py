@@ -15,6 +15,31 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun has started this process, as one of `n_processes`."""
+    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"))
+
+
+def n_processes() -> int:
+    """The processes of this run, on all machines."""
+    return int(os.environ["WORLD_SIZE"]) if by_torchrun() else 1
+
+
+def n_local_processes() -> int:
+    """The processes that torchrun has started on this machine; 1 without it."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
+def rank() -> int:
+    """The number of this process among those of the run, from 0."""
+    return int(os.environ["RANK"]) if by_torchrun() else 0
+
+
+def local_rank() -> int:
+    """The number of this process among those of the run on this machine, from 0."""
+    return int(os.environ["LOCAL_RANK"]) if by_torchrun() else 0
+
+
 def describe() -> dict[str, str]:
     """{name: value} of what a run's numbers may depend on besides its options: the versions of the
     libraries, the GPU in use, and the git commit of this code."""
@@ -24,10 +49,11 @@ def describe() -> dict[str, str]:
 
     faiss_for = "gpu" if hasattr(faiss, "StandardGpuResources") else "cpu"
     gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "none"
+    several = {"processes": str(n_processes())} if by_torchrun() else {}
     return {"python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "faiss": f"faiss-{faiss_for} "
             f"{faiss.__version__}", "CUDA": torch.version.cuda or "none", "GPU": gpu,
-            "git commit": _commit()}
+            "git commit": _commit(), **several}
 
 
 def _commit() -> str:

@@ -40,7 +40,26 @@ class Series:
     rows: list[list[float]] = field(default_factory=list)
 
 
-class Logger:
+class NoLogger:
+    """Takes everything and does nothing."""
+
+    def start(self) -> None: ...
+
+    def log(self, split: str, group: str, values: dict[str, Any]) -> None: ...
+
+    def picture(self, name: str, path: str | Path) -> None: ...
+
+    def end_epoch(self, epoch: int) -> None: ...
+
+    def close(self, exit_code: int = 0) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Logger(NoLogger):
     """Logs into `folder`. plots: none, end (drawn by `close`) or epoch; online: where the points
     go, a `WandbRun` or `NoRun`."""
 

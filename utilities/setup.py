@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from torch.optim import lr_scheduler
 
+from utilities import environment
 from utilities.errors import RunError, refuse
 
 
 def device(opt) -> torch.device:
-    """Where the networks live, by `--device` and `--gpu`."""
+    """Where the networks live, by `--device` and `--gpu`, or by torchrun's number of the process.
+    """
     if opt.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -26,7 +28,10 @@ def device(opt) -> torch.device:
             if wants_gpu:
                 refuse(flag, f"{given}, but there is no CUDA device here", accepted)
         return torch.device("cpu")
-    index = opt.gpu[0]
+    index = environment.local_rank() if environment.by_torchrun() else opt.gpu[0]
+    if environment.n_local_processes() > torch.cuda.device_count():
+        refuse("torchrun", f"{environment.n_local_processes()} processes started on a machine with "
+               f"{torch.cuda.device_count()} CUDA devices", "at most one for each")
     if index >= torch.cuda.device_count():
         refuse("--gpu", f"{index} given, but this machine has {torch.cuda.device_count()} "
                "CUDA devices", "an index below that, or --device cpu")

@@ -14,6 +14,7 @@ import signal
 import sys
 from typing import TextIO
 
+from utilities import environment
 from utilities.errors import RunError
 
 
@@ -45,6 +46,21 @@ def prepare() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout, sys.stderr = protected(1, sys.stdout), protected(2, sys.stderr)
+    if environment.rank():              # of several processes the first one speaks
+        hush("stdout")
+        os.environ["TQDM_DISABLE"] = "1"
+    if environment.local_rank():        # mistakes are named once on each machine
+        hush("stderr")
+
+
+def hush(name: str) -> None:
+    """Drops what is printed on `name`, stdout or stderr."""
+    setattr(sys, name, protected(os.open(os.devnull, os.O_WRONLY), getattr(sys, name)))
+
+
+def speak() -> None:
+    """Ends what `hush` does to stderr."""
+    sys.stderr = protected(2, sys.__stderr__)
 
 
 def protected(handle: int, stream: TextIO | None) -> TextIO:

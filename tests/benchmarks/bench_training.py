@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, words: list[str], folder: Path):
         opt = parameters.read_arguments(words)
         self.training = training = diva_main.Training(opt, Interrupts())
-        training.logger = Logger(folder, plots="none")
+        training.record.logger = Logger(folder, plots="none")
         training.begin()
         self.batch = next(iter(training.loader.epoch(0)))
         self.key_network = next(feature.key_network for feature in training.objective
