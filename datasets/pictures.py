@@ -15,7 +15,7 @@ from torch.utils import data
 import architectures
 from datasets import Batch, images, transforms
 from datasets.class_folders import EXTENSIONS
-from utilities.errors import UserError, refuse
+from utilities.errors import refuse
 from utilities.files import fault
 
 BOX = ("x_1", "x_2", "y_1", "y_2")      # a table's columns, in pixels
@@ -108,15 +108,14 @@ def is_image(name: str) -> bool:
 def in_table(path: Path, flag: str) -> list[Picture]:
     """The rows of a table with open-metric-learning's columns: `path`, relative to the table's
     folder, and where it has them the box x_1, x_2, y_1, y_2."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            return [in_row(row, path.parent, f"line {number} of {str(path)!r}", flag)
-                    for number, row in enumerate(csv.DictReader(file), start=2)]
-        except (OSError, ValueError, csv.Error) as error:
-            if isinstance(error, UserError):
-                raise
-            refuse(flag, f"cannot read {str(path)!r} as a table ({error})",
-                   "UTF-8 text, comma-separated, with a header")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        refuse(flag, f"cannot read {str(path)!r} as a table ({error})",
+               "UTF-8 text, comma-separated, with a header")
+    return [in_row(row, path.parent, f"line {number} of {str(path)!r}", flag)
+            for number, row in enumerate(rows, start=2)]
 
 
 def in_row(row: dict[str, str], folder: Path, where: str, flag: str) -> Picture:

@@ -29,7 +29,7 @@ def read_arguments(program: str, description: str, flags: Sequence[Flag],
             value = getattr(arguments, flag.dest)
             if flag.required and flag.dest not in arguments.given:
                 refuse(flag.name, "not given", flag.help)
-            if value == "":
+            if "" in (value if isinstance(value, list) else [value]):
                 refuse(flag.name, "'' given", flag.form)
             flag.check(value)
     except UserError as error:
