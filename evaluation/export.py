@@ -67,6 +67,9 @@ def main(arguments: Namespace) -> None:
     if arguments.format == "onnx":
         check_extras()
     described = arguments.out.with_suffix(".json")
+    if arguments.format == "torch" and arguments.out.suffix != ".pt2":
+        refuse("--out", f"{str(arguments.out)!r} given", "with --format torch a name that ends in "
+               ".pt2, as torch.export.load wants it")
     if described == arguments.out:
         refuse("--out", f"{str(arguments.out)!r} given, where the preprocessing goes",
                "a name that does not end in .json")
@@ -154,9 +157,11 @@ def preprocessing(options: Namespace, sizes: dict[str, int]) -> dict:
     return {
         "arch": options.arch,
         "steps": ["turn upright by the EXIF orientation", "lay transparent pixels on white",
-                  "convert to 8-bit RGB", "resize the short side, antialiased",
-                  "crop the centre", "divide by 255, subtract mean, divide by std, channel by "
-                  "channel in the order of `channels`"],
+                  "convert to 8-bit RGB", "resize the short side to `resize` and the long side in "
+                  "proportion, rounded down, antialiased", "crop the centre: half of what is left "
+                  "over, rounded to the nearest, a half to even, lies left and above",
+                  "divide by 255, subtract mean, divide by std, channel by channel in the order "
+                  "of `channels`"],
         "resize": options.resize, "interpolation": "bilinear", "crop": options.crop_size,
         "channels": "BGR" if inputs.bgr else "RGB",
         "mean": list(inputs.mean[order]), "std": list(inputs.std[order]),

@@ -123,10 +123,13 @@ def check_options(who: str, members: Sequence[Run]) -> None:
     names = sorted({name for run in members for name in run.options} - FREE)
     different = []
     for name in names:
-        values = {show(run.options.get(name)): run.where for run in reversed(members)}
+        values: dict[str, str] = {}
+        for run in members:
+            value = show(run.options[name]) if name in run.options else "absent"
+            values.setdefault(value, run.where)
         if len(values) > 1:
             different.append(f"--{name} (" + ", ".join(
-                f"{value} in {where!r}" for value, where in reversed(values.items())) + ")")
+                f"{value} in {where!r}" for value, where in values.items()) + ")")
     if different:
         refuse("folders", f"{who} differ in more than the seed: {', '.join(different)}",
                "runs of other options under another --group, or left out")
