@@ -43,6 +43,7 @@ from datasets.workers import explain_lost_workers
 from evaluation.embedding import derive
 from utilities.embedding import embed
 from utilities.environment import available_cores
+from utilities.errors import refuse
 
 
 def main(arguments: Namespace) -> None:
@@ -75,6 +76,8 @@ def embeddings(network: nn.Module, options: Namespace, images: Sequence[str | Pa
 def of_pictures(network: nn.Module, options: Namespace, found: Sequence[Picture], flag: str,
                 kernels: int) -> dict[str, Tensor]:
     """As `embeddings`, of `found`, which `flag` gave."""
+    if not found:
+        refuse(flag, "no image is left", "one or more that can be read")
     features, device = list(network.heads), next(network.parameters()).device
     loading = Namespace(**{**vars(options), "kernels": kernels})
     loader = Loader(Pictures(found, options, flag), loading, device)

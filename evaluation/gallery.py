@@ -33,6 +33,7 @@ PART = 50_000                   # images that are embedded between two writes of
 INDEXES = ("exact", "compressed")
 UNREADABLE = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
 Embed = Callable[[Sequence[Picture]], np.ndarray]   # -> (N, D) float32
+Usable = Callable[[Sequence[Picture]], Sequence[Picture]]
 
 
 class Found(NamedTuple):
@@ -110,19 +111,19 @@ class Index:
                        "a path where nothing is yet, or the index of this gallery and network")
         return arrays
 
-    def follow(self, found: Sequence[Picture], embed: Embed) -> Found:
+    def follow(self, found: Sequence[Picture], embed: Embed, usable: Usable) -> Found:
         """Makes the index hold the images `found`, and no other, embedding those that are new or
-        were changed; writes the file where anything differs."""
+        were changed and are `usable`; writes the file where anything differs."""
         stamps = {picture.name: stamp(status(picture.source)) for picture in found}
         held = dict(zip(self.names, map(tuple, self.arrays.get("stamps", [])), strict=True))
         kept = [picture for picture in found if held.get(picture.name) == stamps[picture.name]]
         known = {picture.name for picture in kept}
-        new = [picture for picture in found if picture.name not in known]
-        if new or len(kept) < len(held):
+        new = usable([picture for picture in found if picture.name not in known])
+        if new or len(kept) < len(held) or not held:
             vectors = self.vectors({name: row for row, name in enumerate(self.names)}, kept)
             for part in [new[i:i + PART] for i in range(0, len(new), PART)] or [[]]:
-                if part:
-                    rows = embed(part)
+                if part or vectors is None:
+                    rows = embed(part)      # which refuses none
                     vectors = rows if vectors is None else np.concatenate([vectors, rows])
                 kept = kept + part
                 self.names = [picture.name for picture in kept]

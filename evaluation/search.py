@@ -57,7 +57,7 @@ ONE_SEARCH = ("gallery", "query", "index", "factory", "nprobe", "k", "out", "ski
 def main(arguments: Namespace) -> None:
     check(arguments)
     picture = picture_path(arguments)
-    found = [] if arguments.pair else listed(arguments.gallery)
+    found = [] if arguments.pair else pictures.find(arguments.gallery, "--gallery")
     network, options = tools.opened(arguments)
     evaltype = arguments.evaltype or options.evaltypes[0]
     features = list(network.heads)
@@ -75,8 +75,6 @@ def main(arguments: Namespace) -> None:
     if arguments.factory:
         gallery.empty(arguments.factory, options.embed_dim * evaltypes.n_heads(evaltype, features))
     queries = embed(given(arguments.query), "--query")
-    if arguments.skip_broken_images:
-        found = pictures.without_broken(found, available_cores())
     index = kept_index(arguments, found, gallery.digest(network, options), evaltype, embed)
     searched = chosen(index, arguments)
     show(arguments, picture, evaltype, index, searched, queries)
@@ -120,10 +118,6 @@ def picture_path(arguments: Namespace) -> Path | None:
     return path
 
 
-def listed(folder: Path) -> list[Picture]:
-    return pictures.find(folder, "--gallery")
-
-
 def given(paths: Sequence[Path]) -> list[Picture]:
     return [Picture(str(path), str(path)) for path in paths]
 
@@ -137,10 +131,16 @@ def kept_index(arguments: Namespace, found: Sequence[Picture], network: str, eva
     index = Index(arguments.index or gallery.cached(arguments.gallery, network, evaltype),
                   arguments.gallery, network=network, evaltype=evaltype,
                   flag="--index" if arguments.index else None)
-    was = index.follow(found, embed)
-    print(f"Index of {len(found):,} images: {was.kept:,} kept, {was.new:,} new, {was.changed:,} "
-          f"changed, {was.gone:,} gone, in {time.perf_counter() - start:.1f} s: {index.path}",
-          flush=True)
+
+    def usable(new: Sequence[Picture]) -> Sequence[Picture]:
+        if arguments.skip_broken_images:
+            return pictures.without_broken(new, available_cores())
+        return new
+
+    was = index.follow(found, embed, usable)
+    print(f"Index of {len(index.names):,} images: {was.kept:,} kept, {was.new:,} new, "
+          f"{was.changed:,} changed, {was.gone:,} gone, in {time.perf_counter() - start:.1f} s: "
+          f"{index.path}", flush=True)
     return index
 
 

@@ -204,3 +204,23 @@ def test_a_broken_image_of_the_gallery_is_named_or_left_out(place, capsys):
         capsys.readouterr().err)
     assert place(*argv, "--skip_broken_images") == 0
     assert "Index of 24 images" in capsys.readouterr().out
+
+
+def test_where_every_image_is_broken_nothing_is_indexed(place, capsys):
+    for path in (place.folder / "gallery").rglob("*.jpg"):
+        path.write_bytes(b"")
+    assert place("--gallery", "gallery", "--query", "query.png", "--skip_broken_images") == 2
+    assert capsys.readouterr().err.endswith("error: --gallery: no image is left; accepted: one or "
+                                            "more that can be read\n")
+    assert not list((place.folder / "cache").rglob("*.npz"))
+
+
+def test_names_that_are_no_utf_8_are_found(place, checkpoint, capfd):
+    shutil.copy(b"gallery/0/00.jpg", b"gallery/caf\xe9.jpg")
+    argv = ["--gallery", "gallery", "--query", "gallery/0/00.jpg", "--k", 1, "--index", "i.npz"]
+    assert place(*argv) == place(*argv) == 0
+    assert "24 kept" not in capfd.readouterr().out
+    assert call(embed, "--checkpoint", checkpoint, "--images", "gallery", "--out", "x.npz",
+                "--kernels", 0) == 0
+    with np.load("x.npz") as file:
+        assert "caf\udce9.jpg" in file["names"].tolist()
