@@ -23,8 +23,9 @@ FLAGS = (
     Flag("--factory", str, None, "search approximately, in an index that faiss's index_factory "
          "makes by this name, e.g. IVF1024,PQ64; when not given: exactly"),
     Flag("--nprobe", int, 16, "lists of an IVF --factory that are searched", FROM_1),
-    Flag("--out", Path, None, "picture (PNG) to draw of the neighbours; when not given: "
-         "retrievals.png in the working directory, with a number where that exists"),
+    Flag("--out", Path, None, "picture (PNG) to draw of each query's first 20 neighbours; "
+         "when not given: retrievals.png in the working directory, with a number where that "
+         "exists"),
     tools.SKIP, *tools.MACHINE,
 )
 
@@ -51,6 +52,7 @@ from utilities.environment import available_cores
 from utilities.errors import refuse
 from utilities.files import fault
 
+DRAWN = 20      # neighbours of each query in the picture
 ONE_SEARCH = ("gallery", "query", "index", "factory", "nprobe", "k", "out", "skip_broken_images")
 
 
@@ -172,7 +174,7 @@ def show(arguments: Namespace, picture: Path, evaltype: str, index: Index,
         for rank, (distance, row) in enumerate(near, start=1):
             print(f"{rank:4d}  {distance:.4f}  {files[row]}")
         sheet.append((str(path), [(files[row], None, f"{rank}: {distance:.4f}")
-                                  for rank, (distance, row) in enumerate(near, start=1)]))
+                                  for rank, (distance, row) in enumerate(near[:DRAWN], start=1)]))
     retrievals.draw(picture, sheet, images.decode)
     print(f"Picture: {picture}")
 
