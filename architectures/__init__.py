@@ -30,6 +30,7 @@ INPUTS = {
     "googlenet": Inputs(227),
 }
 DEFINING = ("arch", "embed_dim", "diva_features")   # options that make a network what it is
+NEEDED = {*DEFINING, "bs", "crop_size", "resize", "channels_last", "evaltypes"}  # to use a network
 
 
 class Arch(NamedTuple):
@@ -91,18 +92,19 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
     """The Network in `checkpoint`, in evaluation mode on the CPU, and its options (a Namespace).
     `network.trained_on` tells what classes it was trained on.
 
-    The options are those of the training unless `opt` is given. `opt` must not contradict them; it
-    is needed for files without options, such as the original's. UserError for a file that is no
-    checkpoint or holds another network.
+    The options are those of the training, but for `--precision`, which is fp32, unless `opt` is
+    given. `opt` must not contradict them; it is needed for files without options, such as the
+    original's. UserError for a file that is no checkpoint or holds another network.
     """
     from architectures import weights
 
     tensors, stored, trained_on = weights.read_checkpoint(checkpoint)
-    if opt is None and not stored:
+    if opt is None and not stored.keys() >= NEEDED:
         refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
                "a checkpoint that this program wrote")
-    # Checkpoints of earlier versions do not name the options that came later.
-    opt = Namespace(**{"grad_cache_chunk": 0, **stored}) if opt is None else opt
+    if opt is None:
+        # Checkpoints of earlier versions do not name the options that came later.
+        opt = Namespace(**{"grad_cache_chunk": 0, **stored, "precision": "fp32"})
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
     weights.fit(network, tensors, flag="--checkpoint", source=repr(str(checkpoint)))

@@ -32,24 +32,25 @@ class Evaltype(NamedTuple):
     weights: tuple[float, ...]
 
 
-def parse(evaltype: str, features: Sequence[str]) -> Evaltype:
-    """Reads `evaltype`; UserError where it is malformed or names a feature not in `features`."""
+def parse(evaltype: str, features: Sequence[str], flag: str = "--evaltypes") -> Evaltype:
+    """Reads `evaltype`; UserError, naming `flag`, where it is malformed or names a feature not in
+    `features`."""
     mode, _, rest = evaltype.partition("_")
     if mode not in MODES:
-        _check_features(evaltype, (evaltype,), features)
+        _check_features(evaltype, (evaltype,), features, flag)
         return Evaltype("single", (evaltype,), (1.0,))
     joined, *weights = rest.split("-")
     names = tuple(joined.split("_"))
-    _check_features(evaltype, names, features)
+    _check_features(evaltype, names, features, flag)
     if len(names) < 2 or len(set(names)) < len(names):
-        refuse("--evaltypes", f"{evaltype!r} given",
+        refuse(flag, f"{evaltype!r} given",
                f"two or more different features behind {mode}_")
     if len(weights) not in (0, len(names)):
-        refuse("--evaltypes", f"{evaltype!r} gives the weights {' '.join(weights)}",
+        refuse(flag, f"{evaltype!r} gives the weights {' '.join(weights)}",
                f"one for each of its {len(names)} features, or none")
     for weight in weights:
         if not WEIGHT.fullmatch(weight) or float(weight) == 0:
-            refuse("--evaltypes", f"{evaltype!r} has the weight {weight!r}",
+            refuse(flag, f"{evaltype!r} has the weight {weight!r}",
                    "positive numbers such as 0.75")
     return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))
 
@@ -82,10 +83,11 @@ def _published(features: Sequence[str], dataset: str) -> list[str]:
     return [f"Combined_{'_'.join(features)}-{w}" for w in weights]
 
 
-def _check_features(evaltype: str, names: Sequence[str], features: Sequence[str]) -> None:
+def _check_features(evaltype: str, names: Sequence[str], features: Sequence[str],
+                    flag: str) -> None:
     for name in names:
         if name not in features:
             culprit = "" if name == evaltype else f" names {name!r}, which"
-            refuse("--evaltypes", f"{evaltype!r}{culprit} is not among --diva_features",
-                   f"all, {', '.join(features)}, and Combined_ or Sum_ of these, joined by _, with "
-                   "weights -<w>-<w>... behind")
+            refuse(flag, f"{evaltype!r}{culprit} is not among --diva_features",
+                   "all, " * (flag == "--evaltypes") + f"{', '.join(features)}, and Combined_ or "
+                   "Sum_ of these, joined by _, with weights -<w>-<w>... behind")

@@ -36,6 +36,16 @@ class Split:
     queries: Loader
     gallery: Loader | None = None
 
+    @classmethod
+    def of(cls, data: dict, name: str, key: str, opt, device, processes: Alone = ALONE
+           ) -> Split | None:
+        """The split `key` of what `datasets.select` returns, None where it has none."""
+        if f"{key}_query" in data:
+            return cls(name, *(Loader(data[f"{key}_{part}"], opt, device, None, processes)
+                               for part in ("query", "gallery")))
+        return (cls(name, Loader(data[key], opt, device, None, processes)) if key in data
+                else None)
+
     @property
     def loaders(self) -> list[Loader]:
         return [self.queries] if self.gallery is None else [self.queries, self.gallery]
@@ -82,15 +92,10 @@ class Evaluator:
     @classmethod
     def from_opt(cls, opt, data: dict, device: torch.device, processes: Alone = ALONE) -> Evaluator:
         """data: what `datasets.select` returns."""
-        def split(name: str, key: str) -> Split | None:
-            if f"{key}_query" in data:
-                return Split(name, *(Loader(data[f"{key}_{part}"], opt, device, None, processes)
-                                     for part in ("query", "gallery")))
-            return (Split(name, Loader(data[key], opt, device, None, processes)) if key in data
-                    else None)
-
-        splits = [split("Train", "evaluation") if opt.train_metrics else None,
-                  split("Val", "validation"), split("Test", "testing")]
+        wanted = {"Train": "evaluation"} if opt.train_metrics else {}
+        wanted |= {"Val": "validation", "Test": "testing"}
+        splits = [Split.of(data, name, key, opt, device, processes)
+                  for name, key in wanted.items()]
         device_of_metrics = torch.device("cpu" if opt.evaluate_on_cpu else device)
         names = [*opt.evaluation_metrics, *opt.storage_metrics]
         if (device_of_metrics.type == "cuda" and any(map(metrics.needs_clusters, names))
@@ -188,14 +193,7 @@ class Evaluator:
         """{metric: value} of one evaltype, and each query's nearest neighbours (N, k), at least
         N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""
         points = [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
-        labels = split.labels
-        features, gallery = points if split.gallery else (points[0], None)
-        k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
-        neighbours = metrics.knn(features, gallery, k, own=split.own, device=self.device)
-        values = metrics.compute(names, features, labels[0], neighbours=neighbours,
-                                 gallery=(gallery, labels[1]) if split.gallery else None,
-                                 own=split.own, device=self.device)
-        return values, neighbours[1]
+        return score(names, split, points, self.device)
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
         """Records `results` {evaltype: {split: {metric: value}}}. Returns where they are strictly
@@ -271,6 +269,20 @@ class Evaluator:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = {(evaltype, metric): entry for evaltype, metric, entry in state["best"]}
         self.last, self.samples = state["last"], state["found"]
+
+
+def score(names: Sequence[str], split: Split, points: Sequence[Tensor],
+          device: torch.device | str) -> tuple[dict[str, Any], Tensor]:
+    """{metric: value} of the embeddings `points` of the split's loaders, and each query's nearest
+    neighbours (N, k), at least N_NEIGHBOURS."""
+    labels = split.labels
+    features, gallery = points if split.gallery else (points[0], None)
+    k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
+    neighbours = metrics.knn(features, gallery, k, own=split.own, device=device)
+    values = metrics.compute(names, features, labels[0], neighbours=neighbours,
+                             gallery=(gallery, labels[1]) if split.gallery else None,
+                             own=split.own, device=device)
+    return values, neighbours[1]
 
 
 def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:

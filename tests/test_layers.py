@@ -13,7 +13,8 @@ ROOMS = ["architectures", "batchminer", "criteria", "datasampler", "datasets", "
 # What a room may import beside the standard library, installed packages and itself. A registry's
 # `__init__` (name tables, grammars, tuples) is lower than its modules.
 REGISTRIES = {"architectures", "batchminer", "criteria", "datasampler", "datasets", "metrics"}
-ABOVE_COMPONENTS = REGISTRIES | {"utilities", "datasets.loader", "datasets.images"}
+ABOVE_COMPONENTS = REGISTRIES | {"utilities", "datasets.loader", "datasets.images",
+                                   "datasets.pictures", "datasets.workers"}
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

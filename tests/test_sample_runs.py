@@ -1,5 +1,6 @@
 """SampleRuns: every command is read, and those of the published runs have the published values."""
 
+import itertools
 import os
 import re
 import shlex
@@ -74,7 +75,8 @@ def test_quickstart_is_the_method_on_the_embedded_data():
 
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
-    assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh", "Slurm.sh"}
+    assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
+                                                   "Reproduce.sh", "Slurm.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -108,7 +110,34 @@ def test_a_folder_reaches_the_program_absolute_whether_it_exists_or_not(script, 
         assert line.startswith("diva_main.py ") and f"--source_path {folder} " in line
 
 
-@pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh"])
+@pytest.mark.parametrize(("given", "seeds"), [((), range(5)), (("3", "12"), (3, 12))])
+def test_the_published_runs_are_reproduced_over_seeds_and_resumed(given, seeds, tmp_path):
+    (tmp_path / "my data").mkdir()
+    begun = tmp_path / "my runs" / "cub200" / "CUB_DiVA-IBN-512_s3_1"
+    begun.mkdir(parents=True)
+    (begun.parent / "CUB_DiVA-IBN-512_s3").mkdir()      # ended before its first epoch did
+    (begun / "checkpoint_last.pth.tar").touch()
+    done = subprocess.run([FOLDER / "Reproduce.sh", "my data", *given, "--n_epochs", "1"],
+                          cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo", "RESULTS": "my runs"})
+    *commands, summary = done.stdout.splitlines()
+    assert summary == f"-m evaluation.summarize {tmp_path / 'my runs'}"
+    assert len(commands) == 6 * len(seeds)
+    for seed, position in itertools.product(range(len(seeds)), range(6)):
+        line = commands[6 * seed + position]
+        if (seeds[seed], position) == (3, 1):
+            assert line == f"diva_main.py --resume {begun}"
+            continue
+        dataset, group = list(PUBLISHED.values())[position][:2]
+        assert line.startswith(
+            f"diva_main.py --dataset {dataset} --source_path {tmp_path / 'my data'} ")
+        assert f" --group {group} " in line
+        assert line.endswith(
+            f" --n_epochs 1 --seed {seeds[seed]} --save_path {tmp_path / 'my runs'}")
+
+
+@pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh",
+                                    "Reproduce.sh"])
 def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""

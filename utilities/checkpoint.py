@@ -79,8 +79,10 @@ def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
     replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync)
 
 
-def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint") -> Any:
-    """The state in `path`, its tensors on `map_location`.
+def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint",
+         mmap: bool = False) -> Any:
+    """The state in `path`, its tensors on `map_location`; with mmap they stay in the file until
+    they are read.
 
     UserError, naming `flag`, when there is no such file, when it cannot be read or is cut short,
     and when it holds anything but tensors and plain types.
@@ -89,7 +91,7 @@ def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoi
     if wrong := fault(path, "file"):
         refuse(flag, f"{str(path)!r} {wrong}", "a checkpoint of this program")
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
     except MemoryError:
         raise
     except OSError as error:
@@ -139,10 +141,12 @@ class RandomState:
             torch.cuda.set_rng_state(state["cuda"][0].cpu())
 
 
-def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], Any], *, sync: bool = True,
+            temporary: str = TEMPORARY) -> None:
     """Calls `write` with a temporary file, which then replaces `path` if all went well. RunError
-    as in `save`; sync=False as in `write_text`."""
-    temporary = path.with_name(TEMPORARY)
+    as in `save`; sync=False as in `write_text`. temporary: its name, another one where several
+    processes may write into the folder."""
+    temporary = path.with_name(temporary)
     try:
         with open(temporary, "wb") as file:
             write(file)

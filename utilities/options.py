@@ -1,7 +1,8 @@
 """Command lines from tables of flags: reading, help, checks of single values, stored options.
 
-A `Flag` is a line in a table; `groups` maps a title of the help to the flags below it. argparse
-prints the help. Nothing here imports torch. Every mistake is a UserError.
+A `Flag` is a line in a table; `groups` maps a title of the help to the flags below it. One whose
+name has no dashes takes the words that belong to no flag. argparse prints the help. Nothing here
+imports torch. Every mistake is a UserError.
 """
 
 import argparse
@@ -57,9 +58,9 @@ SHARE = Range(0, 1)
 class Flag(NamedTuple):
     """A command-line flag.
 
-    kind: str, int, float, dict for a JSON object, or bool for a switch; accepts: a Range, the
+    kind: str, int, float, Path, dict for a JSON object, or bool for a switch; accepts: a Range, the
     accepted names, or None for any text; nargs: as argparse has it; guests: pml:<ClassName> is
-    accepted beside the names.
+    accepted beside the names; required: for tools, which refuse a command line without it.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Flag(NamedTuple):
     accepts: Range | Collection[str] | None = None
     nargs: str | int | None = None
     guests: bool = False
+    required: bool = False
 
     @property
     def dest(self) -> str:
@@ -85,7 +87,13 @@ class Flag(NamedTuple):
         if isinstance(self.accepts, Range):
             kind = "a whole number" if self.kind is int else "a number"
             return f"{number}{kind}{self.accepts}"
-        return number + (", ".join(self.accepts) if self.accepts else "a text")
+        anything = "a path" if self.kind is Path else "a text"
+        return number + (", ".join(self.accepts) if self.accepts else anything)
+
+    @property
+    def most(self) -> float:
+        """The most words that may follow the flag."""
+        return 0 if self.kind is bool else {None: 1, "+": math.inf}.get(self.nargs, self.nargs)
 
     def read(self, words: Sequence[str]) -> Any:
         """The value that the `words` behind the flag give; UserError where they are too few, too
@@ -104,7 +112,8 @@ class Flag(NamedTuple):
 
     def _read_word(self, word: str) -> Any:
         try:
-            value = json.loads(word) if self.kind is dict else self.kind(word)
+            value = (json.loads(word) if self.kind is dict else
+                     self.kind(os.path.expanduser(word) if self.kind is Path else word))
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, self.kind):
@@ -154,7 +163,9 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
     flag takes, and for a value that a flag cannot read.
     """
     flags = by_name(groups)
-    known = {flag.name: flag for flag in flags.values()} | {"--help": HELP, "-h": HELP}
+    known = {flag.name: flag for flag in flags.values() if is_flag(flag.name)} | {
+        "--help": HELP, "-h": HELP}
+    loose = [(flag, []) for flag in flags.values() if not is_flag(flag.name)]
     if any(word == "-h" or (len(word) > 2 and "--help".startswith(word)) for word in argv):
         print_help(program, description, groups)
         raise SystemExit(0)
@@ -166,10 +177,13 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
             if equals and flag.kind is bool:
                 refuse(flag.name, f"ignored explicit argument {value!r}", flag.form)
             found.append((flag, [value] if equals else []))
-        elif found:
+        elif found and (not loose or len(found[-1][1]) < found[-1][0].most):
             found[-1][1].append(word)
+        elif loose:
+            loose[0][1].append(word)
         else:
             refuse(repr(word), "no flag before it", "--flag value, see --help")
+    found += [entry for entry in loose if entry[1]]
     opt = Namespace(**{name: flag.default for name, flag in flags.items()})
     for flag, words in found:
         setattr(opt, flag.dest, flag.read(words))
@@ -204,7 +218,9 @@ def find(name: str, known: Mapping[str, Flag]) -> Flag:
 
 def print_help(program: str, description: str, groups: Groups) -> None:
     """Prints every flag with its help, accepted names and default."""
-    parser = argparse.ArgumentParser(program, usage=f"{program} [--flag value ...]",
+    loose = "".join(f"{flag.name.upper()} ... " for flag in by_name(groups).values()
+                    if not is_flag(flag.name))
+    parser = argparse.ArgumentParser(program, usage=f"{program} {loose}[--flag value ...]",
                                      description=description)
     for title, flags in groups.items():
         group = parser.add_argument_group(title)
@@ -217,8 +233,8 @@ def print_help(program: str, description: str, groups: Groups) -> None:
                 text += f" [{', '.join(flag.accepts)}]"
             if flag.default not in (None, [], {}) and "when not given" not in flag.help:
                 text += f" (default: {plain(flag.default)})"
-            group.add_argument(flag.name, nargs=flag.nargs, metavar=flag.kind.__name__.upper(),
-                               help=text)
+            metavar = flag.kind.__name__ if is_flag(flag.name) else flag.name
+            group.add_argument(flag.name, nargs=flag.nargs, metavar=metavar.upper(), help=text)
     parser.print_help()
 
 

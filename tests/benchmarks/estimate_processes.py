@@ -1,4 +1,4 @@
-"""What several GPUs would make of a training step: an estimate from measured parts, not a measurement.
+"""What several GPUs would make of a training step: an estimate from measured parts.
 
     step = networks(B / N images) + objective(B, K) + gather(B) + sum of gradients
 

@@ -34,3 +34,16 @@ def test_frames_are_green_where_the_class_is_right(tmp_path):
         assert tile(0, 1) == (RIGHT, (255, 255, 0))
         assert tile(0, 2)[0] == WRONG
         assert tile(1, 1) == (WRONG, (0, 0, 255))
+
+
+def test_without_classes_the_frame_is_grey_and_a_caption_lies_below(tmp_path):
+    Image.new("RGB", (40, 60), "blue").save(tmp_path / "a.png")
+    a = str(tmp_path / "a.png")
+    retrievals.draw(tmp_path / "sheet.png", [(a, [(a, None, "1: 0.2500"), (a, None)])],
+                    images.decode)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        cell = SIDE + 2 * FRAME + GAP
+        left, bottom = 3 * GAP + cell, GAP + FRAME + SIDE - 4
+        assert sheet.getpixel((left + 1, GAP + 1)) == retrievals.PLAIN
+        assert sheet.getpixel((left + FRAME + SIDE - 4, bottom)) == (255, 255, 255)
+        assert sheet.getpixel((left + cell + FRAME + SIDE - 4, bottom)) == (0, 0, 255)

@@ -1,0 +1,146 @@
+"""`python -m evaluation.ensemble`: several runs, each alone and all together.
+
+As "A Metric Learning Reality Check" reports them (Musgrave et al. 2020, arXiv 2003.08505): separate
+is the mean of the runs' metrics; concatenated are those of one embedding, in which the runs'
+embeddings, each of unit length, stand side by side.
+"""
+
+from pathlib import Path
+
+from evaluation import tools
+from utilities import terminal, tool
+from utilities.options import Flag
+
+PROGRAM = "evaluation.ensemble"
+DESCRIPTION = "Evaluate the best checkpoints of several runs, separately and concatenated."
+FLAGS = (
+    Flag("folders", Path, [], "folders of two runs or more, or folders that hold such",
+         nargs="+", required=True),
+    Flag("--evaltype", str, None, "embedding to take of each run: one of its evaltypes, of which "
+         "it kept the best checkpoint; when not given: its first"),
+    Flag("--evaluation_metrics", str, [], "metrics to compute, as of diva_main.py; when not given: "
+         "those of the first run", nargs="+"),
+    Flag("--source_path", Path, None, "folder that holds the datasets; when not given: that of "
+         "each run"),
+    *tools.MACHINE,
+)
+
+if __name__ == "__main__":      # before torch is imported
+    terminal.prepare()
+    ARGUMENTS = tool.read_arguments(PROGRAM, DESCRIPTION, FLAGS)
+
+import statistics
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import architectures
+import datasets
+import metrics
+from datasets.workers import explain_lost_workers
+from evaluation import runs
+from evaluation.embedding import derive
+from evaluation.evaluator import Split, score, table
+from utilities import run_folder, setup
+from utilities.embedding import embed
+from utilities.errors import refuse
+from utilities.files import fault
+
+
+class Member(NamedTuple):
+    """A run's test split, and its embeddings of the split's loaders, (N, D) each."""
+
+    name: str
+    split: Split
+    points: list[Tensor]
+
+
+def main(arguments: Namespace) -> None:
+    folders = runs.folders(arguments.folders, "folders")
+    if len(folders) < 2:
+        refuse("folders", f"{len(folders)} run given", "two or more")
+    for name in arguments.evaluation_metrics:
+        metrics.parse(name)
+    read = [runs.read(folder, "folders") for folder in folders]
+    chosen = [checkpoint(run, arguments.evaltype) for run in read]
+    names = arguments.evaluation_metrics or [
+        *read[0].options["evaluation_metrics"], *read[0].options["storage_metrics"]]
+    names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
+    members = []
+    for path, evaltype in chosen:
+        members.append(member(path, evaltype, arguments))
+        check_same_images(members)
+    print(report(members, names))
+
+
+def checkpoint(run: runs.Run, evaltype: str | None) -> tuple[Path, str]:
+    """The best checkpoint of a run, by its first storage metric, and the evaltype it is best for.
+    UserError where the run has none."""
+    evaltype = evaltype or run.options["evaltypes"][0]
+    path = Path(run.where) / run_folder.checkpoint_name(
+        evaltype, run.options["storage_metrics"][0])
+    if evaltype not in run.options["evaltypes"]:
+        refuse("--evaltype", f"{evaltype!r} is none of {run.where!r}",
+               ", ".join(run.options["evaltypes"]))
+    if wrong := fault(path, "file"):
+        refuse("folders", f"{str(path)!r} {wrong}", "runs with their best checkpoints")
+    return path, evaltype
+
+
+def member(path: Path, evaltype: str, arguments: Namespace) -> Member:
+    """Embeds the test split of the run with the checkpoint `path`, as its options say."""
+    network, options = architectures.load(path)
+    options = tools.on_this_machine(options, arguments)
+    options.evaluate_only, options.train_metrics = True, False
+    if arguments.source_path:
+        options.source_path = str(arguments.source_path.absolute())
+    device = setup.device(options)
+    data = datasets.select(options.dataset, options)
+    datasets.check_unseen(data, network.trained_on)
+    split, features = Split.of(data, "Test", "testing", options, device), list(network.heads)
+    network.to(device)
+    points = []
+    for loader in split.loaders:
+        with explain_lost_workers():
+            rows = embed(network, loader, features)
+        loader.close()
+        points.append(derive(rows, evaltype, features, normalize=network.normalize))
+    return Member(f"{path.parent.name}: {evaltype}", split, points)
+
+
+def check_same_images(members: Sequence[Member]) -> None:
+    """UserError where the runs have other test images."""
+    first, last = members[0], members[-1]
+    one, other = ([loader.dataset.digest for loader in of.split.loaders] for of in (first, last))
+    if one != other:
+        refuse("folders", f"{first.name!r} and {last.name!r} have other test images",
+               "runs with the same test split")
+
+
+def report(members: Sequence[Member], names: Sequence[str]) -> str:
+    """A table of each run, of their mean and standard deviation, and of the concatenation."""
+    split, device = members[0].split, members[0].points[0].device
+    separate = [score(names, split, of.points, device)[0] for of in members]
+    joined = concatenated([of.points for of in members])
+    together, _ = score(names, split, joined, device)
+    means = {name: statistics.fmean(values[name] for values in separate) for name in names}
+    stds = {name: statistics.stdev(values[name] for values in separate) for name in names}
+    rows = [(of.name, values) for of, values in zip(members, separate, strict=True)]
+    rows += [("separate, mean", means), ("separate, standard deviation", stds),
+             (f"concatenated, {joined[0].shape[1]} dimensions", together)]
+    return table(f"Test, {len(members)} runs", rows)
+
+
+def concatenated(points: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """points[run][loader] (N, D_run) -> for each loader (N, sum of D_run), unit length."""
+    return [F.normalize(torch.cat([F.normalize(rows) for rows in sides], dim=1))
+            for sides in zip(*points, strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(tool.run(PROGRAM, main, ARGUMENTS))

@@ -1,0 +1,133 @@
+"""The results of runs, read from their folders or from Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import metrics
+from utilities import checkpoint, run_folder
+from utilities.errors import RunError, UserError, refuse
+from utilities.files import fault
+from utilities.options import OPTIONS_FILE
+
+SPLITS = ("Train", "Val", "Test")
+RESULTS = "the folder of a run that has trained an epoch, or a folder of such"
+Key = tuple[str, str, str, str]     # split, evaltype, "best <storage metric>" or "last", metric
+
+
+class Run(NamedTuple):
+    """where: its folder, or its path on W&B; epochs: how many it has trained; data: what tells its
+    images from others, {} where that is not known."""
+
+    where: str
+    options: dict[str, Any]
+    epochs: int
+    values: dict[Key, float]
+    data: dict[str, Any]
+
+    @property
+    def chosen_on(self) -> str:
+        """The split on which the best epochs were chosen."""
+        return "Val" if any(split == "Val" for split, *_ in self.values) else "Test"
+
+
+def folders(given: Sequence[Path], flag: str) -> list[Path]:
+    """The run folders among `given` and, up to two levels down, in them, each once; UserError where
+    one of `given` has none."""
+    found: dict[Path, Path] = {}
+    for folder in given:
+        if wrong := fault(folder, "folder"):
+            refuse(flag, f"{str(folder)!r} {wrong}", RESULTS)
+        inside = [folder] if not fault(folder / OPTIONS_FILE) else sorted(
+            path.parent for below in ("*", "*/*")
+            for path in folder.glob(f"{below}/{OPTIONS_FILE}"))
+        if not inside:
+            refuse(flag, f"no run in {str(folder)!r}", RESULTS)
+        for run in inside:
+            if run != folder and run_folder.last(run) is None:
+                print(f"Left out {run}, where no epoch was finished.", file=sys.stderr)
+            else:
+                found.setdefault(run.resolve(), run)
+    return list(found.values())
+
+
+def read(folder: Path, flag: str) -> Run:
+    """The run in `folder`; UserError where it has finished no epoch or its files are damaged."""
+    if run_folder.last(folder) is None:
+        refuse(flag, f"{str(folder)!r} holds no {run_folder.LAST}", RESULTS)
+    state = checkpoint.load(folder / run_folder.LAST, flag=flag, mmap=True)
+    try:
+        best, last = state["evaluator"]["best"], state["evaluator"]["last"]["metrics"]
+        found = [(evaltype, f"best {metric}", entry["metrics"]) for evaltype, metric, entry in best]
+        found += [(evaltype, "last", of_splits) for evaltype, of_splits in last.items()]
+        values = {(split, evaltype, epoch, metric): float(value)
+                  for evaltype, epoch, of_splits in found
+                  for split, scores in of_splits.items() for metric, value in scores.items()}
+        data = {name: entry for name, entry in state["data"].items() if name != "trained_on"}
+        return Run(str(folder), dict(state["options"]), int(state["epoch"]), values, data)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        refuse(flag, f"{str(folder / run_folder.LAST)!r} does not hold the results of a run "
+               f"({type(error).__name__})", "a checkpoint_last of this program")
+
+
+def from_history(where: str, options: Mapping[str, Any],
+                 points: Iterable[Mapping[str, Any]]) -> Run:
+    """A run as W&B keeps it. points: what was logged after each epoch, in order."""
+    history = [scores for point in points if (scores := of_point(point))]
+    values: dict[Key, float] = {}
+    for epoch in history:
+        values.update({(*key[:2], "last", key[2]): value for key, value in epoch.items()})
+    chosen_on = "Val" if any(key[0] == "Val" for key in values) else "Test"
+    for evaltype in dict.fromkeys(evaltype for _, evaltype, *_ in values):
+        for metric in options.get("storage_metrics", ()):
+            best, key = -math.inf, (chosen_on, evaltype, metric)
+            for epoch in history:
+                if epoch.get(key, -math.inf) > best:
+                    best, chosen = epoch[key], epoch
+            if best > -math.inf:
+                values.update({(split, name, f"best {metric}", score): value
+                               for (split, name, score), value in chosen.items()
+                               if name == evaltype})
+    return Run(where, dict(options), len(history), values, {})
+
+
+def of_point(point: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
+    """{(split, evaltype, metric): value} of what one epoch logged under `<split>:
+    <evaltype>_<metric family>: <metric>`."""
+    scores = {}
+    for key, value in point.items():
+        split, _, rest = key.partition(": ")
+        group, _, metric = rest.rpartition(": ")
+        if split not in SPLITS or not isinstance(value, (int, float)):
+            continue
+        family = metric.partition("@")[0]
+        if family in metrics.METRICS and group.endswith(f"_{family}"):
+            scores[split, group.removesuffix(f"_{family}"), metric] = float(value)
+    return scores
+
+
+def from_wandb(project: str) -> list[Run]:
+    """The runs of `project`, "<entity>/<project>", that logged an evaluation; UserError where there
+    are none, RunError where W&B cannot be read."""
+    if project.count("/") != 1 or not all(project.split("/")):
+        refuse("--wandb", f"{project!r} given", "<entity>/<project>")
+    import wandb
+
+    try:
+        runs = [from_history(f"{project}/{run.id}", run.config, run.scan_history())
+                for run in wandb.Api().runs(project) if "diva_features" in run.config]
+    except (UserError, RunError):
+        raise
+    except Exception as error:      # of the client, the connection or the account
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunError(f"--wandb: cannot read {project!r} from W&B: {reason}") from error
+    for run in runs:
+        if not run.values:
+            print(f"Left out {run.where}, which logged no evaluation.", file=sys.stderr)
+    if not any(run.values for run in runs):
+        refuse("--wandb", f"no run in {project!r} logged an evaluation", "a project of such runs")
+    return [run for run in runs if run.values]

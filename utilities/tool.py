@@ -1,0 +1,81 @@
+"""The frame of a tool, `python -m <room>.<tool>`.
+
+Its options are read as those of diva_main.py: `--help` and mistakes are answered before torch is
+imported, in the same words. It ends with status 0, 2 after a user's mistake, 1 after a failure.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from utilities import options
+from utilities.errors import RunError, UserError, refuse
+from utilities.files import fault
+from utilities.options import Flag
+
+
+def read_arguments(program: str, description: str, flags: Sequence[Flag],
+                   argv: Sequence[str] | None = None) -> Namespace:
+    """The options of the command line `argv` (sys.argv's when None), each checked by itself;
+    `.given` holds the names of those that the user gave. A mistake is printed in one line on stderr
+    and ends the program with status 2."""
+    try:
+        arguments = options.parse(sys.argv[1:] if argv is None else argv, f"python -m {program}",
+                                  description, {"flags": flags})
+        for flag in flags:
+            value = getattr(arguments, flag.dest)
+            if flag.required and flag.dest not in arguments.given:
+                refuse(flag.name, "not given", flag.help)
+            if "" in (value if isinstance(value, list) else [value]):
+                refuse(flag.name, "'' given", flag.form)
+            flag.check(value)
+    except UserError as error:
+        tell(program, error)
+        raise SystemExit(2) from None
+    return arguments
+
+
+def run(program: str, work: Callable[[Namespace], None], arguments: Namespace) -> int:
+    """Does the tool's work and returns the exit status."""
+    from utilities import setup
+    from utilities.interrupt import Interrupted, Interrupts
+    from utilities.terminal import check_output
+
+    try:
+        with Interrupts(), setup.explain_out_of_memory():
+            work(arguments)
+            check_output()
+    except (UserError, RunError) as error:
+        tell(program, error)
+        return 2 if isinstance(error, UserError) else 1
+    except Interrupted as stop:
+        return 128 + stop.signum
+    return 0
+
+
+def tell(program: str, error: Exception) -> None:
+    """Prints what went wrong in one line."""
+    print(f"{program}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+
+
+def check_new(path: Path, flag: str) -> None:
+    """UserError where `path`, given by `flag`, is there already or cannot be made."""
+    if os.path.lexists(path):
+        refuse(flag, f"{str(path)!r} exists", "a path where nothing is yet")
+    if wrong := fault(path.parent, "folder"):
+        refuse(flag, f"the folder of {str(path)!r} {wrong}", "a path in a folder that exists")
+    if (wrong := fault(path)) and wrong != "does not exist":
+        refuse(flag, f"{str(path)!r} {wrong}", "a path that can be written")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        refuse(flag, f"the folder of {str(path)!r} cannot be written", "one that can")
+
+
+def write(path: Path, writer: Callable[[BinaryIO], Any]) -> None:
+    """Calls `writer` with a file that becomes `path` once it is whole, also where several tools
+    write into the folder. RunError where the disk or the folder does not allow it."""
+    from utilities.checkpoint import replace
+
+    replace(path, writer, temporary=f".{path.name[:100]}.{os.getpid()}.tmp")
