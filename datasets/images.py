@@ -79,7 +79,7 @@ def read(path: str) -> Image.Image:
     with Image.open(path) as image:
         image.load()
         if box := box_of(path):
-            image = cut(image, box)
+            image = image.crop(box)     # which keeps the EXIF data
         turn_upright(image)
         return to_rgb(image)
 
@@ -105,14 +105,6 @@ def explain(path: str, error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return "it is no image"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def cut(image: Image.Image, box: Box) -> Image.Image:
-    """The part of `image` in `box`, with its EXIF data."""
-    part = image.crop(box)
-    with contextlib.suppress(Exception):
-        part.info["exif"] = image.getexif().tobytes()   # which TIFF keeps elsewhere
-    return part
 
 
 def turn_upright(image: Image.Image) -> None:
