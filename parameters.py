@@ -463,8 +463,13 @@ def evaluated(opt: Namespace) -> Namespace:
     except those that the user gave or that concern the machine, which are from `opt`; `opt` itself
     where there are none.
 
-    UserError for a given option that describes another network.
+    UserError for a given option that describes another network, or splits that --all_classes does
+    not have.
     """
+    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
+        if opt.all_classes and name in opt.given:
+            refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
+                   "one of them")
     checkpoint = Path(os.path.expanduser(opt.checkpoint))
     beside = checkpoint.parent / options.OPTIONS_FILE
     if not fault(beside):
@@ -476,10 +481,6 @@ def evaluated(opt: Namespace) -> Namespace:
         stored = held and options.whole(held, FLAGS)
     if not stored:
         return opt
-    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
-        if opt.all_classes and name in opt.given:
-            refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
-                   "one of them")
     taken = {name: value for name, value in stored.items()
              if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})
