@@ -112,8 +112,8 @@ def entry(where: str, header: list[str], row: list[str], folder: Path) -> Entry:
         refuse(f"{len(row)} cells below {len(header)} columns", "a cell for each column")
     cells = dict(zip(header, map(str.strip, row), strict=True))
     for name in ("path", "label"):
-        if not cells[name]:
-            refuse(f"{name} is empty", "a text")
+        if not cells[name] or "\0" in cells[name]:
+            refuse(f"{name} {cells[name]!r}", "a text")
     split, roles = cells["split"], [cells.get(name, "") for name in ROLES]
     if split not in ("train", "validation"):
         refuse(f"split {split!r}", "train, validation")

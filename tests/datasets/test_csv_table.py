@@ -124,8 +124,8 @@ WRONG = [
     (TRAIN, {"split": "validation"}, "row 2 of '{}': the label '1' is in validation, and in train"),
     (5, {"path": "pictures/./0_0.jpg"}, "row 7 of '{}': '{}/pictures/0_0.jpg' stands in row 2 of "),
     (TEST, {"path": "pictures/../pictures/0_0.jpg"}, "row 14 of '{}': '{}/pictures/0_0.jpg' st"),
-    (3, {"label": ""}, "row 5 of '{}': label is empty; accepted: a text"),
-    (3, {"path": " "}, "row 5 of '{}': path is empty; accepted: a text"),
+    (3, {"label": ""}, "row 5 of '{}': label ''; accepted: a text"),
+    (3, {"path": " "}, "row 5 of '{}': path ''; accepted: a text"),
     (3, {"split": "test"}, "row 5 of '{}': split 'test'; accepted: train, validation"),
     (3, {"split": ""}, "row 5 of '{}': split ''; accepted: train, validation"),
     (3, {"is_query": True, "is_gallery": ""}, "row 5 of '{}': is_query is True, but split is tra"),
@@ -166,6 +166,7 @@ TEXTS = [
     ("path,label,split\na.png,1\n", "row 2 of '{}': 2 cells below 3 columns; accepted: a cell for"),
     ("path,label,split\n\na.png,1,train,x\n", "row 3 of '{}': 4 cells below 3 columns"),
     ('path,label,split\n"a.png,1,train\n', "cannot read '{}': unexpected end of data; accepted: a"),
+    ("path,label,split\na\0.png,1,train\n", "row 2 of '{}': path 'a\\x00.png'; accepted: a text"),
     ("path,label,split\n", "--dataset: no image in the training split of "),
 ]
 

@@ -92,8 +92,8 @@ def test_a_checksum_is_compared_and_named(tmp_path, capsys):
     assert main("cub200", "--source_path", tmp_path / "data", "--archive", file) == 2
     assert capsys.readouterr().err == (
         f"python -m datasets.prepare: error: --archive: {str(file)!r} has the MD5 checksum "
-        f"{found}, the official CUB_200_2011.tgz has 97eceeb196236b17998738112f37df78; accepted: the "
-        "official file, or --any_checksum to use another\n")
+        f"{found}, the official CUB_200_2011.tgz has 97eceeb196236b17998738112f37df78; accepted: "
+        "the official file, or --any_checksum to use another\n")
     assert left(tmp_path) == []
     prepare.check_sum(file, prepare.Archive(file.name, found), any_checksum=False)
     with pytest.raises(UserError):
@@ -284,7 +284,7 @@ def test_what_a_killed_preparation_left_is_named(tmp_path, capsys, few):
     (["in-shop", "--source_path", "{}", "--download"], "--download: img.zip has no address; accepte"
      "d: visit https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html and give the "
      "files by --archive img.zip list_eval_partition.txt"),
-    (["cub200", "--source_path", "{}", "--archive", "{}/no.tgz"], "--archive: '{}/no.tgz' does not"),
+    (["cub200", "--source_path", "{}", "--archive", "{}/no.tgz"], "--archive: '{}/no.tgz' does no"),
     (["cub200", "--source_path", "{}", "--archive", "{}"], "--archive: '{}' is no file; accepted"),
     (["cub200", "--source_path", "{}", "--archive", "{}/a.zip"], "--archive: '{}/a.zip' is no file "
      "of cub200; accepted: CUB_200_2011.tgz"),
