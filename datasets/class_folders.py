@@ -116,6 +116,8 @@ def visible(folder: Path) -> list[os.DirEntry]:
 def require(path: Path, folder: Path, expected: str) -> None:
     """UserError, naming `path` and the layout expected in `folder`, unless `path` is there."""
     if wrong := fault(path):
-        names = "" if folder.name in DATASETS else f"; known names: {', '.join(DATASETS)}"
+        names = "" if folder.name in DATASETS else (
+            f"; known names: {', '.join(DATASETS)}; other layouts: {{train,val,test}}/<class>/"
+            "<image files>, or a table.csv")
         raise UserError(f"--source_path: {str(path)!r} {wrong}; --dataset {folder.name} is "
                         f"expected as {folder!s}/{expected}{names}")
