@@ -89,25 +89,25 @@ FLAGS = (
 def read_arguments(argv: Sequence[str]) -> Namespace:
     """The options of the command line; UserError for a mistake."""
     words = ["--dataset", *argv] if argv and not options.is_flag(argv[0]) else argv
-    opt = options.parse(words, f"{PROGRAM} <dataset>", DESCRIPTION, {"options": FLAGS})
+    args = options.parse(words, f"{PROGRAM} <dataset>", DESCRIPTION, {"options": FLAGS})
     for flag in FLAGS:
-        value = getattr(opt, flag.dest)
+        value = getattr(args, flag.dest)
         flag.check(value)
         if value is None and flag.dest in ("dataset", "source_path"):
             refuse(flag.name, "missing", flag.form if flag.accepts else "a folder for datasets")
-    if opt.mirror is not None and not opt.download:
-        refuse("--mirror", f"{opt.mirror!r} given without --download", "with --download")
-    if opt.source_path == "":
+    if args.mirror is not None and not args.download:
+        refuse("--mirror", f"{args.mirror!r} given without --download", "with --download")
+    if args.source_path == "":
         refuse("--source_path", "'' given", "a path")
-    return opt
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepares a dataset; returns the exit status."""
     try:
-        opt = read_arguments(sys.argv[1:] if argv is None else argv)
+        args = read_arguments(sys.argv[1:] if argv is None else argv)
         with Interrupts() as interrupts:
-            return prepare(opt, interrupts)
+            return prepare(args, interrupts)
     except (UserError, RunError) as error:
         print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -117,31 +117,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + stop.signum
 
 
-def prepare(opt: Namespace, interrupts: Interrupts) -> int:
+def prepare(args: Namespace, interrupts: Interrupts) -> int:
     """See `main`. Makes `<source_path>/<dataset>`; returns 0 where `--check_data` finds it whole,
     else 1."""
-    root = Path(os.path.abspath(os.path.expanduser(opt.source_path)))
-    check_free(root / opt.dataset)
-    given = assigned(opt.archive, opt.dataset)
+    root = Path(os.path.abspath(os.path.expanduser(args.source_path)))
+    check_free(root / args.dataset)
+    given = assigned(args.archive, args.dataset)
     make_folder(root)
-    files = obtained(opt, given, root)
-    for archive in SOURCES[opt.dataset].archives:
-        check_sum(files[archive], archive, opt.any_checksum)
-    unfinished = root / f".{opt.dataset}.unfinished"
+    files = obtained(args, given, root)
+    for archive in SOURCES[args.dataset].archives:
+        check_sum(files[archive], archive, args.any_checksum)
+    unfinished = root / f".{args.dataset}.unfinished"
     make_folder(unfinished, exist_ok=False)
     try:
-        made = unfinished / opt.dataset
-        PLACING[opt.dataset](made, *files.values())
-        check_counts(opt.dataset, made, list(files.values()))
+        made = unfinished / args.dataset
+        PLACING[args.dataset](made, *files.values())
+        check_counts(args.dataset, made, list(files.values()))
         with interrupts.shield(raises=False):
-            finish(made, root / opt.dataset)
+            finish(made, root / args.dataset)
     finally:
         with interrupts.shield(raises=False):
             shutil.rmtree(unfinished, ignore_errors=True)
     from datasets.check import check_data
 
-    print(f"Prepared {str(root / opt.dataset)!r}.", flush=True)
-    whole = check_data(opt.dataset, Namespace(source_path=str(root), kernels=available_cores()))
+    print(f"Prepared {str(root / args.dataset)!r}.", flush=True)
+    whole = check_data(args.dataset, Namespace(source_path=str(root), kernels=available_cores()))
     return 0 if whole else 1
 
 
@@ -190,20 +190,20 @@ def assigned(paths: Sequence[str], dataset: str) -> dict[Archive, Path]:
     return found
 
 
-def obtained(opt: Namespace, given: dict[Archive, Path], root: Path) -> dict[Archive, Path]:
+def obtained(args: Namespace, given: dict[Archive, Path], root: Path) -> dict[Archive, Path]:
     """All files of the dataset in their order, those not given by download."""
     from datasets.download import fetch
 
-    page, archives = SOURCES[opt.dataset]
+    page, archives = SOURCES[args.dataset]
     missing = [archive for archive in archives if archive not in given]
     by_hand = (f"visit {page} and give the "
                f"{'file' if len(archives) == 1 else 'files'} by --archive "
                + " ".join(archive.name for archive in archives))
-    if missing and not opt.download:
+    if missing and not args.download:
         refuse("--archive", f"{', '.join(archive.name for archive in missing)} not given",
                f"--download, or {by_hand}" if missing[0].url else by_hand)
     for archive in missing:
-        url = f"{opt.mirror.rstrip('/')}/{archive.name}" if opt.mirror else archive.url
+        url = f"{args.mirror.rstrip('/')}/{archive.name}" if args.mirror else archive.url
         if url is None:
             refuse("--download", f"{archive.name} has no address", by_hand)
         given = given | {archive: root / archive.name}
