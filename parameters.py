@@ -71,7 +71,7 @@ TRAINING = (
 DATASETS = (
     Flag("--dataset", str, "cub200", "folder below --source_path: cub200, cars196, "
          "online_products, in-shop, glyphs (made on first use), or any other with "
-         "images/<class>/<files>"),
+         "images/<class>/<files>, {train,val,test}/<class>/<files> or a table.csv"),
     Flag("--source_path", str, working_directory() + "/../../Datasets", "folder that holds the "
          "datasets"),
     Flag("--train_val_split", float, 1, "share of each training class to train on; the rest (of a "
@@ -305,6 +305,11 @@ EVALUATION = (
          "network is on one"),
     Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, to save GPU memory"),
     Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", FROM_1),
+    Flag("--all_classes", bool, False, "with --evaluate_only: measure all images of all classes as "
+         "one split, also those of training"),
+    Flag("--results", str, None, "with --evaluate_only: new JSON file for what was measured"),
+    Flag("--per_class", str, None, "with --evaluate_only: new CSV file for each class's images, "
+         "recall, R-precision and the class for which it is most often taken"),
 )
 
 LOGGING = (
@@ -465,8 +470,13 @@ def evaluated(opt: Namespace) -> Namespace:
     except those that the user gave or that concern the machine, which are from `opt`; `opt` itself
     where there are none.
 
-    UserError for a given option that describes another network.
+    UserError for a given option that describes another network, or splits that --all_classes does
+    not have.
     """
+    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
+        if opt.all_classes and name in opt.given:
+            refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
+                   "one of them")
     checkpoint = Path(os.path.expanduser(opt.checkpoint))
     beside = checkpoint.parent / options.OPTIONS_FILE
     if not fault(beside):
@@ -502,6 +512,10 @@ def _settle_modes(opt: Namespace) -> None:
     if opt.checkpoint is not None and not opt.evaluate_only:
         refuse("--checkpoint", f"{opt.checkpoint!r} given without --evaluate_only",
                "--evaluate_only --checkpoint <file>, or --resume <run folder> to train on")
+    for name in ("all_classes", "results", "per_class"):
+        if (value := getattr(opt, name)) and not opt.evaluate_only:
+            refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given without "
+                   "--evaluate_only", "with --evaluate_only --checkpoint <file>")
     for name, other in EXCLUSIVE:
         value = getattr(opt, name)
         if value and getattr(opt, other):
@@ -530,12 +544,15 @@ def _settle_data(opt: Namespace) -> None:
     if "kernels" not in opt.given:
         opt.kernels = max(1, min(available_cores(), 16) // environment.n_local_processes())
     _check_file_name("--dataset", opt.dataset)
-    for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint"):
+    for name in ("source_path", "save_path", "weights_path", "resume", "checkpoint", "results",
+                 "per_class"):
         path = getattr(opt, name)
         if path == "":
             refuse(f"--{name}", "'' given", "a path")
         if path is not None:
             setattr(opt, name, os.path.abspath(os.path.expanduser(path)))
+    if opt.per_class is not None and opt.per_class == opt.results:
+        refuse("--per_class", f"{opt.per_class!r} given, as for --results", "another file")
     if opt.train_val_split_by_class and opt.train_val_split == 1:
         refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
                "nothing", "with a share below 1")

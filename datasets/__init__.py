@@ -1,7 +1,8 @@
 """Datasets: files on disk -> samples and splits.
 
 `DATASETS` names those whose layout or split is known; any other name is a folder in the layout of
-CUB200-2011, `<source_path>/<name>/images/<class>/<files>`. A module in the table has a function
+CUB200-2011, `<source_path>/<name>/images/<class>/<files>`, or is divided by folders `train`, `val`
+and `test`. A `table.csv` in the folder wins over these. A module in the table has a function
 `read(folder)` that returns {split: [(path, class name)]}, class by class.
 """
 
@@ -25,6 +26,8 @@ DATASETS = {
     "in-shop": "datasets.in_shop",
     "glyphs": "datasets.glyphs",
 }
+LISTED = {"online_products", "in-shop"}     # divided by their own lists, whatever else is there
+RENDERED = {"glyphs"}                       # made where it is missing
 # Training and test images and classes; in-shop's test images are queries and gallery.
 PUBLISHED = {
     "cub200": {"training": (5864, 100), "testing": (5924, 100)},
@@ -73,6 +76,8 @@ class Damaged(UserError):
 
 
 Classes = Mapping[str, Sequence[str]]       # {a dataset's name: names of some of its classes}
+NOBODY_KNOWS = ("The checkpoint does not name the classes that it was trained on: nothing can tell "
+                "whether the evaluated ones are among them.")
 
 
 class Identity:
@@ -130,8 +135,7 @@ def check_unseen(splits: dict[str, Dataset], trained_on: Classes | None) -> None
     one of them. Those that `splits` itself has in training, too, do not count: a validation split
     may share its classes. Where trained_on is None, it is printed that nobody can tell."""
     if trained_on is None:
-        print("The checkpoint does not name the classes that it was trained on: nothing can tell "
-              "whether the evaluated ones are among them.", flush=True)
+        print(NOBODY_KNOWS, flush=True)
         return
     training = set(splits["training"].class_names)
     for kind in ("validation", "testing"):
@@ -150,10 +154,21 @@ def select(name: str, opt) -> dict[str, Dataset]:
 
     training; testing; validation with `--train_val_split` below 1; the training images once more
     as evaluation (the test transform) and evaluation_train (the main view alone).
-    in-shop also has testing_query and testing_gallery, the parts of testing, and likewise for
-    validation. UserError for a missing folder, an empty class or split, or too few training images
-    for a batch, unless `--evaluate_only` is given.
+    in-shop and tables with queries also have testing_query and testing_gallery, the parts of
+    testing, and likewise for validation. UserError for a missing folder, an empty class or split,
+    or too few training images for a batch, unless `--evaluate_only` is given.
     """
     from datasets import splits
 
     return splits.build(name, opt)
+
+
+def select_all(name: str, opt) -> dict[str, Dataset]:
+    """Every image of the dataset called `name` as one split, "all", for `--all_classes`.
+
+    Where the test images are queries and gallery, there are all_query and all_gallery, too, and
+    images that are neither, those of training, are in both. UserError as in `select`.
+    """
+    from datasets import splits
+
+    return splits.build_whole(name, opt)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.images import decode, in_parallel
+from datasets.images import box_of, decode, in_parallel
 from utilities import environment
 from utilities.errors import UserError
 
@@ -60,7 +60,10 @@ def in_memory(paths: list[str], threads: int) -> DecodedImages:
 
 
 def area(path: str) -> int:
-    """Pixels of the image in `path`, by its header."""
+    """Pixels of the image in `path`, by its box or its header."""
+    if box := box_of(path):
+        left, top, right, bottom = box
+        return (right - left) * (bottom - top)
     try:
         with Image.open(path) as image:
             return image.width * image.height

@@ -36,21 +36,34 @@ def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
     """The class folders, sorted by `order` and split in the middle. Damaged for class folders that
     are empty or cannot be listed."""
     require(folder / "images", folder, LAYOUT)
-    entries = visible(folder / "images")
-    names = order([entry.name for entry in entries if is_folder(entry)])
+    names, faults = classes(folder / "images", order)
     if len(names) < 2:
         raise UserError(f"--dataset: {len(names)} class folders in {str(folder / 'images')!r}; at "
                         f"least 2 are needed, laid out as {folder!s}/{LAYOUT}")
+    half = len(names) // 2
+    return members({"training": [folder / "images" / name for name in names[:half]],
+                    "testing": [folder / "images" / name for name in names[half:]]}, faults)
+
+
+def classes(folder: Path, order) -> tuple[list[str], list[str]]:
+    """Names of the class folders in `folder`, sorted by `order`, and a line for each link that
+    leads to none."""
+    entries = visible(folder)
     links = sorted(entry.path for entry in entries if entry.is_symlink())
     faults = [f"--source_path: {link!r} {wrong}; accepted: class folders, and links to them; "
               "delete the link, since --skip_broken_images leaves out images alone"
               for link in links if (wrong := fault(link))]
-    parts = {"training": names[:len(names) // 2], "testing": names[len(names) // 2:]}
-    samples, deeper = {split: [] for split in parts}, []
-    for split, name in ((split, name) for split, part in parts.items() for name in part):
+    return order([entry.name for entry in entries if is_folder(entry)]), faults
+
+
+def members(splits: dict[str, list[Path]], faults: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """{split: [(path, class)]} of the images in the class folders of each split. Damaged where
+    there are `faults` or class folders that are empty or cannot be listed."""
+    samples, deeper = {split: [] for split in splits}, []
+    for split, folder in ((split, folder) for split, part in splits.items() for folder in part):
         try:
-            paths, inner = images(folder / "images" / name)
-            samples[split] += [(path, name) for path in paths]
+            paths, inner = images(folder)
+            samples[split] += [(path, folder.name) for path in paths]
             deeper += inner
         except UserError as error:
             faults.append(str(error))
@@ -103,6 +116,8 @@ def visible(folder: Path) -> list[os.DirEntry]:
 def require(path: Path, folder: Path, expected: str) -> None:
     """UserError, naming `path` and the layout expected in `folder`, unless `path` is there."""
     if wrong := fault(path):
-        names = "" if folder.name in DATASETS else f"; known names: {', '.join(DATASETS)}"
+        names = "" if folder.name in DATASETS else (
+            f"; known names: {', '.join(DATASETS)}; other layouts: {{train,val,test}}/<class>/"
+            "<image files>, or a table.csv")
         raise UserError(f"--source_path: {str(path)!r} {wrong}; --dataset {folder.name} is "
                         f"expected as {folder!s}/{expected}{names}")

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from architectures import Inputs
 from datasets import Batch
-from datasets.images import decode
+from datasets.images import box_of, decode
 from datasets.transforms import augment
 
 QUARTER_TURNS = 4
@@ -56,10 +56,11 @@ class Dataset(data.Dataset):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the labels and of the files' paths below their common folder, as listed."""
+        """A hash of the labels, the boxes and the files' paths below their common folder, as
+        listed."""
         paths, labels = self.listed
         root = len(os.path.commonpath(paths))
-        lines = (f"{path[root:]}\t{label}\n" for path, label in
+        lines = (f"{path[root:]}{box_of(path) or ''}\t{label}\n" for path, label in
                  zip(paths, labels.tolist(), strict=True))
         return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 

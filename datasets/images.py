@@ -25,6 +25,42 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which `turn_upright` i
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # half of the limit
 
 
+Box = tuple[int, int, int, int]     # left, top, right and bottom, the last two excluded
+
+
+class TablePath(str):
+    """The path of an image with what else its row of a table says.
+
+    row: where the row stands; box: the part of the stored image that counts, in its pixels, None
+    for all of it; category: the group to which the evaluation counts it, None for none.
+    """
+
+    row: str
+    box: Box | None
+    category: str | None
+
+    def __new__(cls, path: str, row: str = "", box: Box | None = None, category: str | None = None):
+        self = super().__new__(cls, path)
+        self.row, self.box, self.category = row, box, category
+        return self
+
+
+def box_of(path: str) -> Box | None:
+    """The part of the stored image that counts; None for all of it."""
+    return getattr(path, "box", None)
+
+
+def category_of(path: str) -> str | None:
+    """The group to which the evaluation counts the image; None for none."""
+    return getattr(path, "category", None)
+
+
+def named(path: str) -> str:
+    """The path as messages show it, with its row where it stands in a table."""
+    row = getattr(path, "row", "")
+    return f"{path!r} ({row})" if row else repr(path)
+
+
 def decode(path: str) -> Image.Image:
     """The file's image, upright and in RGB; UserError, naming the file, if it cannot be read."""
     try:
@@ -32,16 +68,18 @@ def decode(path: str) -> Image.Image:
     except Exception as error:
         if not lies_in_the_file(error):
             raise
-        raise UserError(f"--dataset: cannot read the image {path!r}: {explain(path, error)}; "
+        raise UserError(f"--dataset: cannot read the image {named(path)}: {explain(path, error)}; "
                         f"{REMEDY}") from error
 
 
 def read(path: str) -> Image.Image:
-    """The file's image, upright and in RGB; raises whatever goes wrong."""
+    """The file's image, cut to its box, upright and in RGB; raises whatever goes wrong."""
     if not stat.S_ISREG(os.stat(path).st_mode):     # reading a pipe would wait for ever
         raise ValueError("it is no file")
     with Image.open(path) as image:
         image.load()
+        if box := box_of(path):
+            image = image.crop(box)     # which keeps the EXIF data
         turn_upright(image)
         return to_rgb(image)
 
@@ -128,6 +166,22 @@ def examine(paths: list[str], threads: int) -> list[Finding]:
             return Finding(explain(path, error))
 
     return list(in_parallel(finding, paths, threads, "Reading images"))
+
+
+def sizes(paths: list[str], threads: int) -> list[tuple[int, int] | None]:
+    """(width, height) of each file's stored image by its header; None where that cannot be read."""
+    def size(path: str) -> tuple[int, int] | None:
+        try:
+            if not os.path.isfile(path):    # reading a pipe would wait for ever
+                return None
+            with Image.open(path) as image:
+                return image.size
+        except Exception as error:
+            if not lies_in_the_file(error):
+                raise
+            return None
+
+    return list(in_parallel(size, paths, threads, "Measuring images"))
 
 
 def orientation(image: Image.Image) -> int | None:

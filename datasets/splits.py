@@ -11,7 +11,7 @@ import numpy as np
 import architectures
 import criteria
 import datasets
-from datasets import cache, images, transforms
+from datasets import cache, csv_table, images, transforms
 from datasets.dataset import Dataset, Transforms
 from datasets.device_cache import DeviceCache
 from utilities.environment import available_cores
@@ -23,9 +23,7 @@ Samples = list[tuple[str, str]]  # (path, class name)
 
 def build(name: str, opt) -> dict[str, Dataset]:
     """See `datasets.select`."""
-    listed = read(name, opt.source_path)
-    if not opt.skip_broken_images:
-        refuse_missing([path for part in listed.values() for path, _ in part])
+    listed = read_whole(name, opt)
     samples = listed = hold_out(listed, opt.train_val_split, by_class=opt.train_val_split_by_class)
     if opt.skip_broken_images:      # last, so that no other image changes its split
         samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
@@ -44,19 +42,13 @@ def build(name: str, opt) -> dict[str, Dataset]:
     if fewest and n_classes == n_training and opt.loss in criteria.TAKES:
         print("No training class has two images: every positive is the anchor's own picture.",
               flush=True)
-    open_image = images.decode
-    if opt.cache == "ram":
-        # What loaders read: query and gallery, but not their union.
-        paths = [path for split, part in samples.items() for path, _ in part
-                 if f"{split}_query" not in samples
-                 and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
-        open_image = cache.in_memory(paths, available_cores()).open_image
-    common = {"inputs": architectures.inputs(opt.arch), "seed": opt.seed, "open_image": open_image}
+    # What loaders read: query and gallery, but not their union.
+    read_by_loaders = [path for split, part in samples.items() for path, _ in part
+                       if f"{split}_query" not in samples
+                       and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
+    common = reading(opt, read_by_loaders)
     unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
-    splits, as_listed = {}, numbered(listed)
-    for split, (paths, labels, classes) in numbered(samples).items():
-        splits[split] = Dataset(name, paths, labels, classes, unaugmented,
-                                listed=as_listed[split][:2], **common)
+    splits = unaugmented_splits(name, samples, listed, unaugmented, common)
     training = splits["training"]
     if opt.cache == "gpu":
         common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
@@ -68,13 +60,73 @@ def build(name: str, opt) -> dict[str, Dataset]:
     return splits
 
 
+def build_whole(name: str, opt) -> dict[str, Dataset]:
+    """See `datasets.select_all`."""
+    samples = listed = together(read_whole(name, opt))
+    if opt.skip_broken_images:
+        samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
+    refuse_empty(samples, Path(opt.source_path) / name, 1)
+    common = reading(opt, [path for path, _ in samples["all"]])
+    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    return unaugmented_splits(name, samples, listed, unaugmented, common)
+
+
+def together(listed: dict[str, Samples]) -> dict[str, Samples]:
+    """One split of all images, "all"; where there are queries, all_query and all_gallery, too: what
+    has no such part is in both."""
+    whole = [split for split in listed if not split.endswith(("_query", "_gallery"))]
+    parts = {"all": list(dict.fromkeys(chain.from_iterable(listed.values())))}
+    if "testing_query" in listed:
+        others = list(chain.from_iterable(listed[split] for split in whole))
+        parts |= {f"all_{part}": [*others, *listed[f"testing_{part}"]]
+                  for part in ("query", "gallery")}
+    return parts
+
+
+def reading(opt, paths: list[str]) -> dict:
+    """How datasets read their images; `paths` are those that loaders will read."""
+    open_image = images.decode
+    if opt.cache == "ram":
+        open_image = cache.in_memory(paths, available_cores()).open_image
+    return {"inputs": architectures.inputs(opt.arch), "seed": opt.seed, "open_image": open_image}
+
+
+def unaugmented_splits(name: str, samples: dict[str, Samples], listed: dict[str, Samples],
+                       transform: Transforms, common: dict) -> dict[str, Dataset]:
+    """A dataset of each split of `samples`, which `listed` has before images were left out."""
+    as_listed = numbered(listed)
+    return {split: Dataset(name, paths, labels, classes, transform, listed=as_listed[split][:2],
+                           **common)
+            for split, (paths, labels, classes) in numbered(samples).items()}
+
+
+def read_whole(name: str, opt) -> dict[str, Samples]:
+    """What `read` gives; UserError for missing files, unless broken ones are to be left out."""
+    listed = read(name, opt.source_path)
+    if not opt.skip_broken_images:
+        refuse_missing(list({path: None for part in listed.values() for path, _ in part}))
+    return listed
+
+
 def read(name: str, source_path: str) -> dict[str, Samples]:
     """The samples of each split as they are on disk, by the module that knows the layout."""
     if name in ("", ".", "..") or Path(name).name != name:
         refuse("--dataset", f"{name!r} is no folder's name",
                f"{', '.join(datasets.DATASETS)}, or a folder below --source_path")
-    module = importlib.import_module(datasets.DATASETS.get(name, "datasets.class_folders"))
-    return module.read(Path(source_path) / name)
+    folder = Path(source_path) / name
+    return importlib.import_module(layout(name, folder)).read(folder)
+
+
+def layout(name: str, folder: Path) -> str:
+    """The module that reads what lies in `folder`."""
+    module = datasets.DATASETS.get(name, "datasets.class_folders")
+    if name in datasets.LISTED:
+        return module
+    if os.path.lexists(folder / csv_table.TABLE):
+        return "datasets.csv_table"
+    if name not in datasets.RENDERED and fault(folder / "images") and not fault(folder / "train"):
+        return "datasets.split_folders"
+    return module
 
 
 def refuse_missing(paths: list[str]) -> None:
@@ -88,7 +140,8 @@ def refuse_missing(paths: list[str]) -> None:
     if missing:
         path, wrong = missing[0]
         raise UserError(f"--source_path: {len(missing):,} of {len(paths):,} listed images are "
-                        f"missing, the first is {path!r}, which {wrong}; {images.REMEDY}")
+                        f"missing, the first is {images.named(path)}, which {wrong}; "
+                        f"{images.REMEDY}")
 
 
 def listing(folder: str) -> set[str]:
@@ -124,7 +177,7 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
     for split, part in samples.items():
         if part:
             continue
-        if split.startswith("validation"):
+        if split.startswith("validation") and share < 1:
             which = " (every second image of a held-out class)" * split.endswith("_query")
             refuse("--train_val_split", f"{share} leaves nothing for {split}{which}",
                    "1 for no validation split, or a smaller share, or a share of the classes by "
@@ -159,7 +212,7 @@ def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
     """The classes of each split in order of appearance, the same for query and gallery."""
     names = {split: list(dict.fromkeys(label for _, label in part))
              for split, part in samples.items()}
-    for whole in ("testing", "validation"):
+    for whole in ("testing", "validation", "all"):
         for part in (f"{whole}_query", f"{whole}_gallery"):
             if part in names:
                 names[part] = names[whole]
@@ -172,6 +225,9 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     samples, n_images = dict(samples), len(samples["training"])
     in_shop = "testing_query" in samples
     if share < 1:
+        if "validation" in samples:
+            refuse("--train_val_split", f"{share:g} given, but the dataset has a folder 'val' of "
+                   "images that validate", "1, or the folder without 'val'")
         by_label = {}
         for sample in samples["training"]:
             by_label.setdefault(sample[1], []).append(sample)
@@ -194,7 +250,7 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
-            samples[whole] = sorted(both, key=lambda sample: sample[1])
+            samples[whole] = sorted(dict.fromkeys(both), key=lambda sample: sample[1])
     return samples
 
 

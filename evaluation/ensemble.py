@@ -125,9 +125,9 @@ def check_same_images(members: Sequence[Member]) -> None:
 def report(members: Sequence[Member], names: Sequence[str]) -> str:
     """A table of each run, of their mean and standard deviation, and of the concatenation."""
     split, device = members[0].split, members[0].points[0].device
-    separate = [score(names, split, of.points, device)[0] for of in members]
+    separate = [score(names, split, of.points, device)[0].values for of in members]
     joined = concatenated([of.points for of in members])
-    together, _ = score(names, split, joined, device)
+    together = score(names, split, joined, device)[0].values
     means = {name: statistics.fmean(values[name] for values in separate) for name in names}
     stds = {name: statistics.stdev(values[name] for values in separate) for name in names}
     rows = [(of.name, values) for of, values in zip(members, separate, strict=True)]

@@ -17,7 +17,7 @@ import architectures
 import metrics
 from datasets import images
 from datasets.loader import Loader
-from evaluation import retrievals
+from evaluation import per_class, retrievals
 from evaluation.embedding import derive
 from utilities import faiss_gpu
 from utilities.distributed import ALONE, Alone
@@ -60,6 +60,26 @@ class Split:
         rows = {path: row for row, path in enumerate(self.loaders[-1].dataset.paths)}
         return np.array([rows.get(path, -1) for path in self.queries.dataset.paths])
 
+    @cached_property
+    def categories(self) -> dict[str, Tensor]:
+        """{category: (N,) bool, which queries are of it}, by name, where a table has categories."""
+        of_queries = [images.category_of(path) for path in self.queries.dataset.paths]
+        return {name: torch.tensor([name == category for category in of_queries])
+                for name in sorted(set(filter(None, of_queries)))}
+
+    def title(self, category: str) -> str:
+        """Under which the metrics of the queries of `category` stand beside those of the split."""
+        return f"{self.name}, {category}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images, queries and classes there are, and queries with nothing to find."""
+        paths = {path for loader in self.loaders for path in loader.dataset.paths}
+        return {"images": len(paths), "queries": len(self.own),
+                "classes": len(np.unique(np.concatenate(self.labels))),
+                "queries_with_nothing_to_find":
+                    metrics.n_without_positive(*self.labels, own=self.own)}
+
 
 class Evaluator:
     """Evaluates `splits`; the best epochs are chosen on `Val` if it is among them, else on `Test`.
@@ -69,21 +89,26 @@ class Evaluator:
     cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
     final table a best epoch without them shows a dash); plots: when sample retrievals of the first
     evaltype's best epoch are drawn: none, end, or epoch (whenever there is a better one);
-    device: where embeddings lie and metrics are computed; processes: which embed a block of each
-    split, the first of them measures.
+    device: where embeddings lie and metrics are computed; list_classes: keep in `classes` what
+    `per_class` lists of each class; processes: which embed a block of each split, the first of them
+    measures.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
                  evaltypes: Sequence[str], names: Sequence[str], storage_metrics: Sequence[str],
                  cluster_every: int, n_epochs: int, plots: str = "none",
-                 device: torch.device | str = "cpu", processes: Alone = ALONE):
+                 device: torch.device | str = "cpu", list_classes: bool = False,
+                 processes: Alone = ALONE):
         self.splits, self.processes = list(splits), processes
         self.features, self.normalize, self.evaltypes = features, normalize, list(evaltypes)
         self.names = list(dict.fromkeys([*names, *storage_metrics]))
         self.storage_metrics = list(dict.fromkeys(storage_metrics))
         self.cluster_every, self.n_epochs = cluster_every, n_epochs
         self.plots, self.device = plots, device
-        self.chosen_on = "Val" if any(split.name == "Val" for split in splits) else "Test"
+        self.chosen_on = "Val" if any(split.name == "Val" for split in splits) else splits[-1].name
+        self.classes: list[per_class.Row] | None = [] if list_classes else None
+        # {evaltype: {split, or `title` of a category: {metric: value}}} of the last evaluation
+        self.measured: dict[str, dict[str, dict[str, Any]]] = {}
         # {(evaltype, storage metric): {"epoch", "value", "metrics": {split: {metric: value}}}}
         self.best: dict[tuple[str, str], dict] = {}
         self.last: dict = {}  # {"epoch", "metrics": {evaltype: {split: {metric: value}}}}
@@ -93,19 +118,21 @@ class Evaluator:
     def from_opt(cls, opt, data: dict, device: torch.device, processes: Alone = ALONE) -> Evaluator:
         """data: what `datasets.select` returns."""
         wanted = {"Train": "evaluation"} if opt.train_metrics else {}
-        wanted |= {"Val": "validation", "Test": "testing"}
+        wanted |= {"Val": "validation", "Test": "testing", "All": "all"}
         splits = [Split.of(data, name, key, opt, device, processes)
                   for name, key in wanted.items()]
         device_of_metrics = torch.device("cpu" if opt.evaluate_on_cpu else device)
-        names = [*opt.evaluation_metrics, *opt.storage_metrics]
+        measured = [*opt.evaluation_metrics, *(per_class.METRICS if opt.per_class else ())]
+        names = [*measured, *opt.storage_metrics]
         if (device_of_metrics.type == "cuda" and any(map(metrics.needs_clusters, names))
                 and not faiss_gpu.usable(device_of_metrics)):
             print("faiss has no GPU here: k-means of the evaluation runs on the CPU.", flush=True)
         evaluator = cls([entry for entry in splits if entry], features=opt.diva_features,
                         normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
-                        names=opt.evaluation_metrics, storage_metrics=opt.storage_metrics,
+                        names=measured, storage_metrics=opt.storage_metrics,
                         cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                        device=device_of_metrics, processes=processes)
+                        device=device_of_metrics, list_classes=opt.per_class is not None,
+                        processes=processes)
         evaluator.check(opt)
         return evaluator
 
@@ -114,14 +141,16 @@ class Evaluator:
         cannot be compared, since no query or every query must find a right one, and for a metric
         that needs more images."""
         for split in self.splits:
-            n = len(split.own)
-            n_images = len({path for loader in split.loaders for path in loader.dataset.paths})
-            lone = metrics.n_without_positive(*split.labels, own=split.own)
+            n_images, n, _, lone = split.counts.values()
             n_classes = len(np.unique(split.labels[-1]))
             if split.name == self.chosen_on and not opt.evaluate_only:
                 flag, given, whole, accepted = {
                     "Val": ("--train_val_split", opt.train_val_split, "validation",
-                            "1 for no validation split, or another share"),
+                            "1 for no validation split, or another share")
+                    if opt.train_val_split < 1 else
+                    ("--dataset", repr(opt.dataset), "validation",
+                     "a folder 'val' of two classes or more, of which some have two images or "
+                     "more"),
                     "Test": ("--dataset", repr(opt.dataset), "test",
                              "two classes or more, of which some have two images or more")
                 }[split.name]
@@ -162,7 +191,7 @@ class Evaluator:
                 lambda: self.add(results, names, split, sides, logger))  # noqa: B023 - called here
         if not self.processes.is_first:
             return []
-        better = self.choose(epoch, results)
+        self.measured, better = results, self.choose(epoch, results)
         if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
             self.samples = samples
             if self.plots == "epoch":
@@ -174,10 +203,14 @@ class Evaluator:
         """Adds the metrics of a split, whose loaders' images have the embeddings `sides`, to
         `results`, and logs them. Returns the `sample_retrievals` of the first evaltype."""
         for evaltype in self.evaltypes:
-            values, neighbours = self.measure(names, split, sides, evaltype)
-            results[evaltype][split.name] = values
+            measured, neighbours = self.measure(names, split, sides, evaltype)
+            results[evaltype][split.name] = measured.values
+            for category, rows in split.categories.items():
+                results[evaltype][split.title(category)] = measured.of(rows)
+            if self.classes is not None:
+                self.classes += per_class.rows(evaltype, split, measured.scores, neighbours)
             if logger is not None:
-                log_metrics(logger, split.name, evaltype, values)
+                log_metrics(logger, split.name, evaltype, measured.values)
             if evaltype == self.evaltypes[0]:
                 samples = sample_retrievals(split, neighbours)
         return samples
@@ -189,8 +222,8 @@ class Evaluator:
         return [name for name in self.names if not metrics.needs_clusters(name)]
 
     def measure(self, names: Sequence[str], split: Split, sides: Sequence[Tensor],
-                evaltype: str) -> tuple[dict[str, Any], Tensor]:
-        """{metric: value} of one evaltype, and each query's nearest neighbours (N, k), at least
+                evaltype: str) -> tuple[metrics.Measured, Tensor]:
+        """The metrics of one evaltype, and each query's nearest neighbours (N, k), at least
         N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""
         points = [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
         return score(names, split, points, self.device)
@@ -226,29 +259,37 @@ class Evaluator:
         retrievals.draw(path, rows, images.decode)
         logger.picture("Sample retrievals", path)
 
-    def report(self, when: str = "") -> str:
-        """A table for each split of what was evaluated last; `when` follows the split's name."""
+    def titles(self, *, categories: bool) -> list[str]:
+        """The names of the splits, each followed by the titles of its `categories`."""
+        return [title for split in self.splits
+                for title in (split.name, *(map(split.title, split.categories) if categories
+                                            else ()))]
+
+    def report(self, when: str = "", *, categories: bool = False) -> str:
+        """A table for each split, and for each of its `categories`, of what was evaluated last;
+        `when` follows the title."""
         results = self.last.get("metrics")
         if results is None:     # not the process that measures
             return ""
-        return "\n".join(table(split.name + when, [(evaltype, results[evaltype][split.name])
-                                                   for evaltype in self.evaltypes])
-                         for split in self.splits)
+        return "\n".join(table(title + when, [(evaltype, results[evaltype][title])
+                                              for evaltype in self.evaltypes])
+                         for title in self.titles(categories=categories))
 
     def summary(self) -> str:
         """The final table: per evaltype the best epoch by each storage metric, and the last epoch,
-        each with all its metrics (papers report the maximum over epochs on test)."""
+        each with all its metrics (papers report the maximum over epochs on test). Categories have
+        tables like it."""
         texts = []
-        for split in self.splits:
+        for title in self.titles(categories=True):
             rows: list[tuple[str, dict]] = []
             for evaltype, of_splits in self.last.get("metrics", {}).items():
                 rows.append((evaltype, {}))
                 for metric in self.storage_metrics:
                     if entry := self.best.get((evaltype, metric)):
                         rows.append((f"  best {metric}: epoch {entry['epoch']}",
-                                     entry["metrics"][split.name]))
-                rows.append((f"  last: epoch {self.last['epoch']}", of_splits[split.name]))
-            texts.append(table(split.name, rows))
+                                     entry["metrics"][title]))
+                rows.append((f"  last: epoch {self.last['epoch']}", of_splits[title]))
+            texts.append(table(title, rows))
         return "\n\n".join(texts)
 
     def finish(self, logger) -> None:
@@ -272,17 +313,17 @@ class Evaluator:
 
 
 def score(names: Sequence[str], split: Split, points: Sequence[Tensor],
-          device: torch.device | str) -> tuple[dict[str, Any], Tensor]:
-    """{metric: value} of the embeddings `points` of the split's loaders, and each query's nearest
+          device: torch.device | str) -> tuple[metrics.Measured, Tensor]:
+    """The metrics of the embeddings `points` of the split's loaders, and each query's nearest
     neighbours (N, k), at least N_NEIGHBOURS."""
     labels = split.labels
     features, gallery = points if split.gallery else (points[0], None)
     k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
     neighbours = metrics.knn(features, gallery, k, own=split.own, device=device)
-    values = metrics.compute(names, features, labels[0], neighbours=neighbours,
-                             gallery=(gallery, labels[1]) if split.gallery else None,
-                             own=split.own, device=device)
-    return values, neighbours[1]
+    measured = metrics.measure(names, features, labels[0], neighbours=neighbours,
+                               gallery=(gallery, labels[1]) if split.gallery else None,
+                               own=split.own, device=device)
+    return measured, neighbours[1]
 
 
 def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:

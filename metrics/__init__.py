@@ -112,8 +112,8 @@ def select(name: str) -> Metric:
 
 
 # Functions that need torch, which is imported when one of them is first used.
-DEFINED_IN = {"compute": "metrics.measuring", "depth": "metrics.measuring",
-              "n_without_positive": "metrics.measuring", "knn": "metrics.neighbours"}
+DEFINED_IN = dict.fromkeys(("Measured", "compute", "depth", "measure", "n_without_positive"),
+                           "metrics.measuring") | {"knn": "metrics.neighbours"}
 
 
 def __getattr__(name: str):

@@ -48,12 +48,29 @@ class Data(NamedTuple):
                              gallery=None if self.gallery is None else F.normalize(self.gallery))
 
 
+class Measured(NamedTuple):
+    """`values` {name: value} of every metric, and `scores` {name: (N,) float32} of each query, of
+    the metrics that are means over the queries; NaN where a query is left out."""
+
+    values: dict[str, float]
+    scores: dict[str, Tensor]
+
+    def of(self, rows: Tensor) -> dict[str, float]:
+        """{name: mean} over the queries `rows`, integers or (N,) bool."""
+        return {name: mean(scores[rows.to(scores.device)]) for name, scores in self.scores.items()}
+
+
+def compute(names: Sequence[str], features: Tensor, labels: Tensor, **given) -> dict[str, float]:
+    """{name: value} of every metric in `names`: the values of `measure`, with its arguments."""
+    return measure(names, features, labels, **given).values
+
+
 @torch.no_grad()
-def compute(names: Sequence[str], features: Tensor, labels: Tensor, *,
+def measure(names: Sequence[str], features: Tensor, labels: Tensor, *,
             gallery: tuple[Tensor, Tensor] | None = None, own: Tensor | None = None,
             neighbours: tuple[Tensor, Tensor] | None = None,
-            clusters: tuple[Tensor, Tensor] | None = None, device=None) -> dict[str, float]:
-    """{name: value} of every metric in `names`, which share one neighbour search and one k-means.
+            clusters: tuple[Tensor, Tensor] | None = None, device=None) -> Measured:
+    """Every metric in `names`, which share one neighbour search and one k-means.
 
     features (N, D) floating point, labels (N,) integers, both tensors or arrays.
     gallery: (features (M, D), labels (M,)), in which the neighbours of all `features` are searched;
@@ -92,7 +109,15 @@ def compute(names: Sequence[str], features: Tensor, labels: Tensor, *,
         plain = [metric for metric in selected if not metric.normalized]
         values = _measure(plain, data, neighbours, clusters)
         values |= _measure(cosine, data.normalized(), None, clusters)
-    return {metric.name: values[metric.name] for metric in selected}
+    scores = {metric.name: values[metric.name] for metric in selected
+              if metric.takes in ("ranks", "centroids")}
+    means = {name: mean(part) for name, part in scores.items()}
+    return Measured({metric.name: (values | means)[metric.name] for metric in selected}, scores)
+
+
+def mean(scores: Tensor) -> float:
+    """The mean of scores (n,) over the queries that count, 0 without any."""
+    return float(scores.double().nanmean().nan_to_num())
 
 
 def depth(names: Sequence[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
@@ -136,7 +161,8 @@ def _check_rows(name: str, given: Tensor, n: int) -> None:
 
 def _measure(selected: Sequence[Metric], data: Data, neighbours: Tensor | None,
              clusters: tuple[Tensor, Tensor] | None) -> dict:
-    """{name: value} of `data`, not normalised again. neighbours (N, k): indices, if known."""
+    """{name: value, or each query's score (N,)} of `data`, not normalised again. neighbours (N, k):
+    indices, if known."""
     taking = {kind: [metric for metric in selected if metric.takes == kind]
               for kind in ("ranks", "centroids", "assignment", "features")}
     values = _retrieval(taking["ranks"], data, neighbours)
@@ -154,8 +180,8 @@ def _measure(selected: Sequence[Metric], data: Data, neighbours: Tensor | None,
 
 
 def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -> dict:
-    """{name: value} of retrieval metrics. One table of neighbours serves all but the deepest, which
-    rank the whole gallery. indices (N, k): a table to use if it is deep enough."""
+    """{name: each query's score (N,)} of retrieval metrics. One table of neighbours serves all but
+    the deepest, which rank the whole gallery. indices (N, k): a table to use if deep enough."""
     if not selected:
         return {}
     classes = ranking.Classes.count(data.labels, data.gallery_labels, data.own)
@@ -169,17 +195,16 @@ def _retrieval(selected: Sequence[Metric], data: Data, indices: Tensor | None) -
         deepest = max(depths[metric] for metric in near)
         if indices is None or indices.shape[1] < deepest:
             _, indices = knn(data.queries, data.gallery, deepest, own=data.own)
-        values |= _means(near, ranking.in_table(indices, classes))
+        values |= _scores(near, ranking.in_table(indices, classes))
     if far:
-        values |= _means(far, ranking.in_gallery(data.queries, data.gallery, classes))
+        values |= _scores(far, ranking.in_gallery(data.queries, data.gallery, classes))
     return values
 
 
-def _means(selected: Sequence[Metric], rankings: Iterable[ranking.Ranking]) -> dict[str, float]:
-    """{name: mean of the scores over the queries that count, 0 without any}."""
+def _scores(selected: Sequence[Metric], rankings: Iterable[ranking.Ranking]) -> dict[str, Tensor]:
+    """{name: each query's score (N,)}."""
     scores: dict[str, list[Tensor]] = {metric.name: [] for metric in selected}
     for block in rankings:
         for metric in selected:
             scores[metric.name].append(metric.module.scores(block, metric.variant))
-    means = {name: torch.cat(parts).double().nanmean() for name, parts in scores.items()}
-    return {name: float(mean.nan_to_num()) for name, mean in means.items()}
+    return {name: torch.cat(parts) for name, parts in scores.items()}

@@ -418,6 +418,22 @@ WRONG = [
      "--plots: unknown 'daily'; accepted: none, end, epoch"),
     ("--wandb_mode disabled",
      "--wandb_mode: unknown 'disabled'; accepted: online, offline"),
+    ("--results r.json",
+     "--results: 'r.json' given without --evaluate_only; accepted: with --evaluate_only "
+     "--checkpoint <file>"),
+    ("--per_class c.csv",
+     "--per_class: 'c.csv' given without --evaluate_only; accepted: with --evaluate_only "
+     "--checkpoint <file>"),
+    ("--all_classes",
+     "--all_classes: given without --evaluate_only; accepted: with --evaluate_only --checkpoint "
+     "<file>"),
+    ("--evaluate_only --checkpoint c.pth.tar --results /x/y --per_class /x/z/../y",
+     "--per_class: '/x/y' given, as for --results; accepted: another file"),
+    ("--evaluate_only --checkpoint c.pth.tar --all_classes --train_metrics",
+     "--train_metrics: given with --all_classes, which measures one split of all images; accepted: "
+     "one of them"),
+    ("--evaluate_only --checkpoint c.pth.tar --results \"\"",
+     "--results: '' given; accepted: a path"),
     ("--evaluate_only",
      "--evaluate_only: given without --checkpoint; accepted: --evaluate_only --checkpoint <file>"),
     ("--checkpoint c.pth.tar",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from argparse import Namespace
 from pathlib import Path
 
@@ -81,4 +82,48 @@ def in_shop(folder: Path, n_classes: int = 6, n_images: int = 4) -> Path:
     (folder / "Eval").mkdir()
     header = f"{len(rows)}\nimage_name item_id evaluation_status\n"
     (folder / "Eval" / "list_eval_partition.txt").write_text(header + "\n".join(rows) + "\n")
+    return folder
+
+
+def table(folder: Path, rows: list[dict], *, size: tuple[int, int] = (48, 40)) -> Path:
+    """`folder/table.csv` of `rows`, with the columns in the order in which they first appear, and a
+    picture for each path that is not there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "table.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    for number, row in enumerate(rows):
+        if str(row["path"]).strip() and not (folder / row["path"]).exists():
+            write(folder / row["path"], number, size)
+    return folder
+
+
+def table_rows(n_classes: int = 6, n_images: int = 4, *, queries: bool = False, **further
+               ) -> list[dict]:
+    """Rows of a table whose first half of classes trains; with `queries`, every second test image
+    is a query and the others are the gallery."""
+    rows = []
+    for c in range(n_classes):
+        train = c < n_classes // 2
+        for i in range(n_images):
+            row = {"path": f"pictures/{c}_{i}.jpg", "label": c + 1,
+                   "split": "train" if train else "validation"}
+            if queries:
+                row |= {"is_query": "" if train else i % 2 == 0,
+                        "is_gallery": "" if train else i % 2 == 1}
+            rows.append(row | further)
+    return rows
+
+
+def split_folders(folder: Path, **classes: int) -> Path:
+    """`folder/<split>/<class>/<files>`, three pictures in each of the classes 0 to n - 1 of each
+    split; a split's classes begin where those of the one before end."""
+    first = 0
+    for split, n in classes.items():
+        for c in range(first, first + n):
+            for i in range(3):
+                write(folder / split / f"{c:02d}" / f"{i}.jpg", 10 * c + i)
+        first += n
     return folder

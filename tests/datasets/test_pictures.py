@@ -43,18 +43,19 @@ def test_a_table_gives_paths_below_it_and_boxes(folder):
     (folder / "table.csv").write_text(
         "label,path,x_1,x_2,y_1,y_2\n0,b.jpg,8,40,4,36\n1,deep/er/c.jpg,,,,\n0,b.jpg,0,9,0,9.0\n")
     found = pictures.find(folder / "table.csv", "--images")
-    assert [(picture.name, picture.box) for picture in found] == [
+    assert [(picture.name, images.box_of(picture.source)) for picture in found] == [
         ("b.jpg", (8, 4, 40, 36)), ("deep/er/c.jpg", None), ("b.jpg", (0, 0, 9, 9))]
     opened = found[0].open("--images")
     assert np.array_equal(opened, np.asarray(Image.open(folder / "b.jpg"))[4:36, 8:40])
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("label\n0\n", "line 2 of .* has no path"),
-    ("path,x_1,x_2,y_1,y_2\nb.jpg,1,2,,\n", "line 2 of .* has the box"),
-    ("path,x_1,x_2,y_1,y_2\nb.jpg,5,2,1,3\n", "x_1 below x_2"),
+    ("label\n0\n", "the header of .* has no column path"),
+    ("path,x_1,x_2,y_1,y_2\nb.jpg,1,2,,\n", "row 2 of .*: the box x_1=1 y_1= "),
+    ("path,x_1,x_2,y_1,y_2\nb.jpg,5,2,1,3\n", "x_1 < x_2"),
+    ("path,label\n,1\n", "row 2 of .*: path ''"),
     ("path\n", "no image in"),
-    ("path\n\xe9\n", "as a table")])
+    ('path\n"\n', "cannot read")])
 def test_a_wrong_table_is_refused_with_its_line(folder, text, told):
     (folder / "table.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=told) as error:

@@ -282,7 +282,7 @@ def test_closing_ends_the_loaders(build):
 def from_opt(make_opt, monkeypatch):
     """from_opt(keys, device, *argv): the evaluator of datasets of two images with these keys."""
     monkeypatch.setattr("evaluation.evaluator.Loader",
-                        lambda dataset, _opt, _device: Namespace(dataset=dataset))
+                        lambda dataset, *_: Namespace(dataset=dataset))
     data = {key: Namespace(key=key, paths=[f"{key}_{i}" for i in range(4)],
                           labels=np.array([0, 0, 1, 1]))
             for key in ("evaluation", "validation", "testing", "testing_query",

@@ -38,8 +38,9 @@ WRONG = [
     ("embed", EMBED + " --images {tmp}/empty",
      "--images: no image in '{tmp}/empty'; accepted: files of these types, at any depth: " + TYPES),
     ("embed", EMBED + " --images {tmp}/table.csv",
-     "--images: line 2 of '{tmp}/table.csv' has no path; accepted: a column path, relative to the "
-     "table's folder"),
+     "--images: the header of '{tmp}/table.csv' has no column path: 'label'; accepted: a CSV file "
+     "with the column path, and optionally is_query, is_gallery (both), x_1, y_1, x_2, y_2 (all) "
+     "and category, each once"),
     ("embed", EMBED + " --out {tmp}/a.png",
      "--out: '{tmp}/a.png' exists; accepted: a path where nothing is yet"),
     ("embed", EMBED + " --out {tmp}/none/x.npz",
@@ -136,7 +137,8 @@ WRONG = [
      "their best checkpoints"),
     ("ensemble", "{run} {copy} --source_path {tmp}/none",
      "--source_path: '{tmp}/none/tiny/images' does not exist; --dataset tiny is expected as "
-     "{tmp}/none/tiny/images/<class>/<image files>; known names: {datasets}"),
+     "{tmp}/none/tiny/images/<class>/<image files>; known names: {datasets}; other layouts: "
+     "{{train,val,test}}/<class>/<image files>, or a table.csv"),
 
     ("summarize", "", "folders: none given; accepted: folders of runs, or --wandb "
      "<entity>/<project>"),

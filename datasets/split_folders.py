@@ -1,0 +1,41 @@
+"""Folders that divide the images: `{train,val,test}/<class>/<files>`.
+
+`test` is the test split, or `val` where there is no `test`. With both, `val` is the validation
+split, on which checkpoints are chosen. A class may stand in several of them.
+"""
+
+from pathlib import Path
+
+from datasets.class_folders import by_number, classes, members, require
+from utilities.errors import UserError
+from utilities.files import fault
+from utilities.options import first
+
+LAYOUT = "{train,val,test}/<class>/<image files>"
+
+
+def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+    """{"training", "validation" if there is one, "testing"}: (path, class) of each image. Damaged
+    for class folders that are empty or cannot be listed."""
+    require(folder / "train", folder, LAYOUT)
+    held_out = [name for name in ("val", "test") if not fault(folder / name)]
+    if not held_out:
+        raise UserError(f"--dataset: {str(folder)!r} has a folder 'train', but neither 'test' nor "
+                        f"'val'; accepted: {LAYOUT}")
+    splits = dict(zip(("validation", "testing")[-len(held_out):], held_out, strict=True))
+    folders, faults = {}, []
+    for split, name in {"training": "train", **splits}.items():
+        names, broken_links = classes(folder / name, by_number)
+        if not names:
+            raise UserError(f"--dataset: no class folder in {str(folder / name)!r}; accepted: "
+                            f"{LAYOUT}")
+        folders[split] = [folder / name / label for label in names]
+        faults += broken_links
+    training = {path.name for path in folders["training"]}
+    for split, name in splits.items():
+        both = [path.name for path in folders[split] if path.name in training]
+        if both:
+            print(f"--source_path: of the {len(folders[split]):,} classes in {name!r} "
+                  f"{len(both):,} stand in 'train', too, and are no unseen ones: {first(both)}",
+                  flush=True)
+    return members(folders, faults)
