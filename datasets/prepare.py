@@ -7,16 +7,10 @@ which takes its name once the published numbers of images and classes are there.
 the report of `--check_data`.
 """
 
-import re
-import sys
-
-from utilities import terminal
-
-if __name__ == "__main__":      # before anything takes long: Ctrl-C ends it without a traceback
-    terminal.prepare()
-
 import os
+import re
 import shutil
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,14 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import datasets
-from utilities import options
+from utilities import interrupt, terminal, tool
 from utilities.environment import available_cores
 from utilities.errors import RunError, UserError, refuse
 from utilities.files import fault
-from utilities.interrupt import Interrupted, Interrupts
+from utilities.interrupt import Interrupted
 from utilities.options import Flag
 
-PROGRAM = "python -m datasets.prepare"
+PROGRAM = "datasets.prepare"
 DESCRIPTION = "Turn the official archives of a dataset into the folder that --dataset reads."
 TAR = (".tgz", ".tar.gz", ".tar")
 
@@ -74,9 +68,9 @@ SOURCES = {
 }
 
 FLAGS = (
-    Flag("--dataset", str, None, "the dataset to prepare; its name may stand alone, as first word",
-         SOURCES),
-    Flag("--source_path", str, None, "folder for datasets, in which the dataset's folder is made"),
+    Flag("dataset", str, None, "the dataset to prepare", SOURCES, required=True),
+    Flag("--source_path", Path, None, "folder for datasets, in which the dataset's folder is made",
+         required=True),
     Flag("--archive", str, [], "the official files, in any order", nargs="+"),
     Flag("--download", bool, False, "download the official files that --archive does not give, "
          "into --source_path; a download that broke off goes on"),
@@ -86,40 +80,20 @@ FLAGS = (
 )
 
 
-def read_arguments(argv: Sequence[str]) -> Namespace:
-    """The options of the command line; UserError for a mistake."""
-    words = ["--dataset", *argv] if argv and not options.is_flag(argv[0]) else argv
-    args = options.parse(words, f"{PROGRAM} <dataset>", DESCRIPTION, {"options": FLAGS})
-    for flag in FLAGS:
-        value = getattr(args, flag.dest)
-        flag.check(value)
-        if value is None and flag.dest in ("dataset", "source_path"):
-            refuse(flag.name, "missing", flag.form if flag.accepts else "a folder for datasets")
+def main(args: Namespace) -> int:
+    """Makes `<source_path>/<dataset>`; returns 0 where `--check_data` finds it whole, else 1."""
     if args.mirror is not None and not args.download:
         refuse("--mirror", f"{args.mirror!r} given without --download", "with --download")
-    if args.source_path == "":
-        refuse("--source_path", "'' given", "a path")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prepares a dataset; returns the exit status."""
     try:
-        args = read_arguments(sys.argv[1:] if argv is None else argv)
-        with Interrupts() as interrupts:
-            return prepare(args, interrupts)
-    except (UserError, RunError) as error:
-        print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return prepare(args)
     except Interrupted as stop:
         print(f"Stopped by {stop}: nothing half done was left, and a download goes on where it "
               "stopped.", file=sys.stderr)
-        return 128 + stop.signum
+        raise
 
 
-def prepare(args: Namespace, interrupts: Interrupts) -> int:
-    """See `main`. Makes `<source_path>/<dataset>`; returns 0 where `--check_data` finds it whole,
-    else 1."""
+def prepare(args: Namespace) -> int:
+    """See `main`."""
     root = Path(os.path.abspath(os.path.expanduser(args.source_path)))
     check_free(root / args.dataset)
     given = assigned(args.archive, args.dataset)
@@ -133,10 +107,10 @@ def prepare(args: Namespace, interrupts: Interrupts) -> int:
         made = unfinished / args.dataset
         PLACING[args.dataset](made, *files.values())
         check_counts(args.dataset, made, list(files.values()))
-        with interrupts.shield(raises=False):
+        with interrupt.shield(raises=False):
             finish(made, root / args.dataset)
     finally:
-        with interrupts.shield(raises=False):
+        with interrupt.shield(raises=False):
             shutil.rmtree(unfinished, ignore_errors=True)
     from datasets.check import check_data
 
@@ -345,4 +319,5 @@ def finish(made: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.prepare()
+    sys.exit(tool.run(PROGRAM, main, tool.read_arguments(PROGRAM, DESCRIPTION, FLAGS)))

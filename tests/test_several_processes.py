@@ -42,7 +42,8 @@ SETTINGS = {
                     3),
     "bf16": (*FROZEN, *FOUR, "--precision", "bf16"),
 }
-TRAINED = ("trained BatchNorm", "rotation with trained BatchNorm")
+# Relative differences of a step; gradients of the network's weights are summed in bf16, too.
+BOUNDS = {"trained BatchNorm": 1e-4, "rotation with trained BatchNorm": 1e-4, "bf16": 2e-3}
 FAST = ("four features", "trained BatchNorm", "all at once")
 
 
@@ -91,13 +92,13 @@ def size_of(tensor: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", FAST)
 def test_two_processes_take_the_step_of_one(server, tmp_path, name):
-    compared(server, tmp_path, SETTINGS[name], 2, 3, 1e-4 if name in TRAINED else 1e-5)
+    compared(server, tmp_path, SETTINGS[name], 2, 3, BOUNDS.get(name, 1e-5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_take_the_step_of_one_at_20_states(server, tmp_path, name):
-    compared(server, tmp_path, SETTINGS[name], 2, 20, 1e-4 if name in TRAINED else 1e-5)
+    compared(server, tmp_path, SETTINGS[name], 2, 20, BOUNDS.get(name, 1e-5))
 
 
 @pytest.mark.slow

@@ -92,3 +92,8 @@ def check() -> None:
     """Raises `Interrupted` if a signal has come; does nothing outside of `Interrupts`."""
     if active is not None:
         active.check()
+
+
+def shield(*, raises: bool = True) -> contextlib.AbstractContextManager[None]:
+    """`Interrupts.shield` of those in use; does nothing outside of `Interrupts`."""
+    return contextlib.nullcontext() if active is None else active.shield(raises=raises)

@@ -111,6 +111,8 @@ class Flag(NamedTuple):
         return values[0] if self.nargs is None else values
 
     def _read_word(self, word: str) -> Any:
+        if self.kind is Path and not word:
+            refuse(self.name, "'' given", self.form)
         try:
             value = (json.loads(word) if self.kind is dict else
                      self.kind(os.path.expanduser(word) if self.kind is Path else word))

@@ -38,22 +38,22 @@ def read_arguments(program: str, description: str, flags: Sequence[Flag],
     return arguments
 
 
-def run(program: str, work: Callable[[Namespace], None], arguments: Namespace) -> int:
-    """Does the tool's work and returns the exit status."""
+def run(program: str, work: Callable[[Namespace], int | None], arguments: Namespace) -> int:
+    """Does the tool's work and returns the exit status, 0 where `work` returns None."""
     from utilities import setup
     from utilities.interrupt import Interrupted, Interrupts
     from utilities.terminal import check_output
 
     try:
         with Interrupts(), setup.explain_out_of_memory():
-            work(arguments)
+            status = work(arguments) or 0
             check_output()
     except (UserError, RunError) as error:
         tell(program, error)
         return 2 if isinstance(error, UserError) else 1
     except Interrupted as stop:
         return 128 + stop.signum
-    return 0
+    return status
 
 
 def tell(program: str, error: Exception) -> None:

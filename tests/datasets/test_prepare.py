@@ -22,6 +22,7 @@ import datasets
 from datasets import prepare
 from tests import archives, trees
 from tests.test_layers import ROOT as REPOSITORY
+from tests.tools import call
 from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
 
@@ -39,7 +40,7 @@ def few(monkeypatch):
 
 
 def main(*words) -> int:
-    return prepare.main([str(word) for word in words])
+    return call(prepare, *words)
 
 
 def run(tmp_path, name, files, *further) -> int:
@@ -56,7 +57,7 @@ def refused(tmp_path, capsys, name, files, status=2, *further) -> str:
     """The one line of a preparation that leaves nothing."""
     assert run(tmp_path, name, files, *further) == status
     told = capsys.readouterr().err
-    assert told.startswith("python -m datasets.prepare: error: ") and told.count("\n") == 1
+    assert told.startswith("datasets.prepare: error: ") and told.count("\n") == 1
     assert left(tmp_path) == []
     return told
 
@@ -91,7 +92,7 @@ def test_a_checksum_is_compared_and_named(tmp_path, capsys):
     found = hashlib.md5(file.read_bytes()).hexdigest()
     assert main("cub200", "--source_path", tmp_path / "data", "--archive", file) == 2
     assert capsys.readouterr().err == (
-        f"python -m datasets.prepare: error: --archive: {str(file)!r} has the MD5 checksum "
+        f"datasets.prepare: error: --archive: {str(file)!r} has the MD5 checksum "
         f"{found}, the official CUB_200_2011.tgz has 97eceeb196236b17998738112f37df78; accepted: "
         "the official file, or --any_checksum to use another\n")
     assert left(tmp_path) == []
@@ -275,9 +276,9 @@ def test_what_a_killed_preparation_left_is_named(tmp_path, capsys, few):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ([], "--dataset: missing; accepted: cub200, cars196, online_products, in-shop"),
-    (["mnist"], "--dataset: unknown 'mnist'; accepted: cub200, cars196, "),
-    (["cub200"], "--source_path: missing; accepted: a folder for datasets"),
+    ([], "dataset: not given; accepted: the dataset to prepare"),
+    (["mnist"], "dataset: unknown 'mnist'; accepted: cub200, cars196, "),
+    (["cub200"], "--source_path: not given; accepted: folder for datasets, in"),
     (["cub200", "--source_path", ""], "--source_path: '' given; accepted: a path"),
     (["cub200", "--source_path", "{}"], "--archive: CUB_200_2011.tgz not given; accepted: --d"),
     (["in-shop", "--source_path", "{}"], "--archive: img.zip, list_eval_partition.txt not given; "),
@@ -394,7 +395,7 @@ def test_where_an_address_does_not_answer_the_page_and_the_flag_are_named(tmp_pa
         assert run(tmp_path, *words) == 1
     told = capsys.readouterr().err
     assert told.count("\n") == 1 and why in told and told.startswith(
-        f"python -m datasets.prepare: error: cannot download {server.address}CUB_200_2011.tgz (")
+        f"datasets.prepare: error: cannot download {server.address}CUB_200_2011.tgz (")
     assert told.endswith("; visit https://data.caltech.edu/records/65de6-vp158 and give the file "
                          "by --archive CUB_200_2011.tgz\n")
     assert left(tmp_path) == []
@@ -430,8 +431,9 @@ def test_a_signal_leaves_nothing_half_done(tmp_path, signum):
 
 
 def test_help_is_printed_without_torch():
-    code = ("import sys; from datasets import prepare\n"
-            "try: prepare.main(['--help'])\n"
+    code = ("import sys; from datasets import prepare; from utilities import tool\n"
+            "try: tool.read_arguments(prepare.PROGRAM, prepare.DESCRIPTION, prepare.FLAGS, "
+            "['--help'])\n"
             "except SystemExit as end: assert end.code == 0\n"
             "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True,
