@@ -46,7 +46,7 @@ WRONG = [
     ("embed", EMBED + " --out {tmp}/none/x.npz",
      "--out: the folder of '{tmp}/none/x.npz' does not exist; accepted: a path in a folder that "
      "exists"),
-    ("embed", EMBED + " --out ''", "--out: '.' exists; accepted: a path where nothing is yet"),
+    ("embed", EMBED + " --out ''", "--out: '' given; accepted: a path"),
     ("embed", EMBED + " --bs 0", "--bs: 0 given; accepted: a whole number from 1 upwards"),
     ("embed", EMBED + " --device tpu",
      "--device: unknown 'tpu' (did you mean 'cpu'?); accepted: auto, cuda, cpu"),
