@@ -76,9 +76,10 @@ def announce(cache: str, n_images: int, needed: int, available: int, reserve: in
              copies: int = 1) -> None:
     """Prints what `--cache` will take; UserError if `copies` of the needed bytes leave less than
     `reserve` bytes."""
-    need = f"{n_images:,} decoded images need {needed / 2**30:.2f} GB"
-    need += f" in each of {copies} processes" if copies > 1 else ""
-    if copies * needed > available - reserve:
+    needed *= copies
+    need = (f"{copies} copies, one for each process, of " if copies > 1 else "") + (
+        f"{n_images:,} decoded images need {needed / 2**30:.2f} GB")
+    if needed > available - reserve:
         kept = f", {reserve / 2**30:.2f} GB of them stay for training" if reserve else ""
         raise UserError(f"--cache: {cache!r} does not fit: {need}, {available / 2**30:.2f} GB are "
                         f"available{kept}; accepted here: none, or a larger machine")

@@ -67,3 +67,23 @@ def test_available_memory_is_plausible():
 def test_shared_bytes_are_bytes():
     pixels = cache.shared_bytes(10)
     assert pixels.dtype == torch.uint8 and pixels.shape == (10,)
+
+
+def test_copies_of_several_processes_are_counted(capsys):
+    cache.announce("ram", 10, 2**30, 4 * 2**30, copies=4)
+    assert capsys.readouterr().out == (
+        "--cache ram: 4 copies, one for each process, of 10 decoded images need 4.00 GB of 4.00 GB "
+        "available\n")
+    with pytest.raises(UserError, match=r"5 copies, .* need 5\.00 GB, 4\.00 GB are available"):
+        cache.announce("ram", 10, 2**30, 4 * 2**30, copies=5)
+
+
+@pytest.mark.parametrize(("rank", "told"), [(0, "3 copies, one for each process, of 1 decoded"), (1, "")])
+def test_the_first_process_of_a_machine_checks_for_all(monkeypatch, capsys, tmp_path, rank, told):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 3,
+                        "MASTER_ADDR": "x"}.items():
+        monkeypatch.setenv(name, str(value))
+    cache.in_memory([str(tmp_path / "a.png")], 1)
+    printed = capsys.readouterr().out
+    assert told in printed and bool(printed) == bool(told)
