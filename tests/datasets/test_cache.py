@@ -78,7 +78,7 @@ def test_copies_of_several_processes_are_counted(capsys):
         cache.announce("ram", 10, 2**30, 4 * 2**30, copies=5)
 
 
-@pytest.mark.parametrize(("rank", "told"), [(0, "3 copies, one for each process, of 1 decoded"), (1, "")])
+@pytest.mark.parametrize(("rank", "told"), [(0, "3 copies, one for each process, of 1"), (1, "")])
 def test_the_first_process_of_a_machine_checks_for_all(monkeypatch, capsys, tmp_path, rank, told):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 3, "LOCAL_WORLD_SIZE": 3,
