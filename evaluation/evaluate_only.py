@@ -14,10 +14,9 @@ from evaluation.evaluator import Evaluator
 from utilities import environment, setup
 from utilities.checkpoint import write_text
 from utilities.distributed import ALONE, Alone
-from utilities.errors import refuse
-from utilities.files import fault
 from utilities.options import first
 from utilities.terminal import check_output
+from utilities.tool import check_new
 
 
 def evaluate_only(opt, processes: Alone = ALONE) -> int:
@@ -25,7 +24,7 @@ def evaluate_only(opt, processes: Alone = ALONE) -> int:
     `--per_class`; returns 0."""
     for flag, path in (("--results", opt.results), ("--per_class", opt.per_class)):
         if path is not None:
-            check_new_file(flag, Path(path))
+            check_new(Path(path), flag)
     device = processes.connect(setup.device(opt))
     network, _ = architectures.load(opt.checkpoint, opt)
     select = datasets.select_all if opt.all_classes else datasets.select
@@ -51,14 +50,6 @@ def write(opt, evaluator: Evaluator, known: list[str]) -> None:
         write_results(opt, evaluator, known)
     if opt.per_class is not None:
         write_text(opt.per_class, per_class.as_csv(evaluator.classes))
-
-
-def check_new_file(flag: str, path: Path) -> None:
-    """UserError unless `path` is free and its folder there."""
-    if not fault(path) or path.is_symlink():
-        refuse(flag, f"{str(path)!r} exists", "the name of a new file")
-    if wrong := fault(path.parent, "folder"):
-        refuse(flag, f"the folder of {str(path)!r} {wrong}", "a new file in a folder that exists")
 
 
 def tell_seen(split, trained_on: datasets.Classes | None) -> list[str]:

@@ -72,7 +72,7 @@ def test_nothing_is_overwritten(shops, tmp_path, capsys):
     mine.write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for flag in ("--results", "--per_class"):
-        for path, wrong in ((mine, "exists; accepted: the name of a new file"),
+        for path, wrong in ((mine, "exists; accepted: a path where nothing is yet"),
                             (tmp_path / "link", "exists; accepted"),
                             (tmp_path / "none" / "x", "the folder of"), (tmp_path, "exists")):
             assert evaluate(folder, flag, path) == 2
