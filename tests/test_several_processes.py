@@ -298,6 +298,32 @@ def test_what_ends_one_process_ends_all_with_one_line(run, fault, rank):
         assert runs.last(run.made)["epoch"] == 1
 
 
+def test_copies_of_a_single_number_are_compared(server, tmp_path):
+    launched = Launched(server, 2, [], """
+import sys, torch
+from utilities import distributed
+from utilities.errors import RunError
+
+with distributed.join() as processes:
+    processes.connect(torch.device("cpu"))
+    module = torch.nn.Module()
+    module.temperature = torch.nn.Parameter(torch.tensor(0.1))
+    module.oldest = torch.nn.Buffer(torch.tensor(8))
+    for name, step in (("temperature", 1e-6), ("oldest", 1)):
+        processes.compare([module], torch.arange(4), {"loss": torch.ones(())})
+        value = getattr(module, name).data
+        value += step * processes.rank
+        try:
+            processes.compare([module], torch.arange(4), {"loss": torch.ones(())})
+            sys.exit(3)
+        except RunError:
+            value -= step * processes.rank
+            processes.from_first(value)
+sys.exit()
+""")
+    assert launched.wait() == [0, 0], launched.err
+
+
 def test_a_full_disk_ends_all_with_one_line(run):
     launched = run.launch("--n_epochs", 3, patch=AT + "if os.environ['RANK'] == '0': at(6, full)")
     assert launched.wait() == [1, 1]

@@ -211,10 +211,10 @@ class Processes(Alone):
 
     def compare(self, modules: Sequence[nn.Module], indices: Tensor, losses: dict[str, Tensor]
                 ) -> None:
-        tensors = [tensor.detach().contiguous() for module in modules
+        tensors = [tensor.detach().flatten() for module in modules
                    for tensor in module.state_dict().values() if isinstance(tensor, Tensor)]
         bits = [tensor.view(torch.uint8 if tensor.element_size() < 4 else torch.int32)
-                for tensor in tensors if tensor.ndim]
+                for tensor in tensors]
         places = torch.arange(1, len(indices) + 1, device=indices.device)
         own = torch.stack([torch.stack([part.sum(dtype=torch.int64) for part in bits]).sum(),
                            (indices * places).sum()])
