@@ -298,6 +298,27 @@ def test_what_ends_one_process_ends_all_with_one_line(run, fault, rank):
         assert runs.last(run.made)["epoch"] == 1
 
 
+def test_processes_that_torchrun_starts_anew_hear_nothing_of_those_before(run, tmp_path):
+    launched = run.launch(patch=AT + f"if os.environ['RANK'] == '1': {FAULTS['killed'][0]}")
+    assert launched.wait() == [1, -9]
+    first = run.made
+    again = Launched(run.server, 2, run.words(),
+                     "os.environ['TORCHELASTIC_RESTART_COUNT'] = '1'\n", launched.store)
+    assert again.wait() == [0, 0], again.err
+    second, = runs.folders(tmp_path) - {first}
+    assert runs.last(second)["epoch"] == 2 and runs.last(first)["epoch"] == 1
+
+
+@pytest.mark.parametrize("patch, says", [
+    ("del os.environ['MASTER_PORT']", "MASTER_PORT expected, but not set); accepted: "),
+    ("os.environ['MASTER_PORT'] = '99999'", "99999.); accepted: ")], ids=str)
+def test_an_environment_that_is_not_of_torchrun_is_refused_in_one_line(run, patch, says):
+    launched = run.launch(size=1, patch=patch)
+    assert launched.wait() == [2]
+    line, = launched.err.splitlines()
+    assert line.startswith("diva_main.py: error: torchrun: ") and says in line
+
+
 def test_copies_of_a_single_number_are_compared(server, tmp_path):
     launched = Launched(server, 2, [], """
 import sys, torch
