@@ -24,11 +24,14 @@ sys.exit()
 
 
 class Launched:
-    """`size` processes of one run. `store` is what torchrun's agent keeps for them."""
+    """`size` processes of one run. `store` is what torchrun's agent keeps for them, also for those
+    that it starts in place of others."""
 
-    def __init__(self, server: forks.Server, size: int, argv, patch: str = ""):
-        self.store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False,
-                                   timeout=timedelta(seconds=forks.PATIENCE))
+    def __init__(self, server: forks.Server, size: int, argv, patch: str = "",
+                 store: dist.TCPStore | None = None):
+        self.store = store or dist.TCPStore(
+            "localhost", 0, is_master=True, wait_for_workers=False,
+            timeout=timedelta(seconds=forks.PATIENCE))
         self.members = [server.start(argv, environment(rank, size, self.store.port) + patch)
                         for rank in range(size)]
 

@@ -299,6 +299,53 @@ def test_what_ends_one_process_ends_all_with_one_line(run, fault, rank):
         assert runs.last(run.made)["epoch"] == 1
 
 
+def test_processes_that_torchrun_starts_anew_hear_nothing_of_those_before(run, tmp_path):
+    launched = run.launch(patch=AT + f"if os.environ['RANK'] == '1': {FAULTS['killed'][0]}")
+    assert launched.wait() == [1, -9]
+    first = run.made
+    again = Launched(run.server, 2, run.words(),
+                     "os.environ['TORCHELASTIC_RESTART_COUNT'] = '1'\n", launched.store)
+    assert again.wait() == [0, 0], again.err
+    second, = runs.folders(tmp_path) - {first}
+    assert runs.last(second)["epoch"] == 2 and runs.last(first)["epoch"] == 1
+
+
+@pytest.mark.parametrize("patch, says", [
+    ("del os.environ['MASTER_PORT']", "MASTER_PORT expected, but not set); accepted: "),
+    ("os.environ['MASTER_PORT'] = '99999'", "99999.); accepted: ")], ids=str)
+def test_an_environment_that_is_not_of_torchrun_is_refused_in_one_line(run, patch, says):
+    launched = run.launch(size=1, patch=patch)
+    assert launched.wait() == [2]
+    line, = launched.err.splitlines()
+    assert line.startswith("diva_main.py: error: torchrun: ") and says in line
+
+
+def test_copies_of_a_single_number_are_compared(server, tmp_path):
+    launched = Launched(server, 2, [], """
+import sys, torch
+from utilities import distributed
+from utilities.errors import RunError
+
+with distributed.join() as processes:
+    processes.connect(torch.device("cpu"))
+    module = torch.nn.Module()
+    module.temperature = torch.nn.Parameter(torch.tensor(0.1))
+    module.oldest = torch.nn.Buffer(torch.tensor(8))
+    for name, step in (("temperature", 1e-6), ("oldest", 1)):
+        processes.compare([module], torch.arange(4), {"loss": torch.ones(())})
+        value = getattr(module, name).data
+        value += step * processes.rank
+        try:
+            processes.compare([module], torch.arange(4), {"loss": torch.ones(())})
+            sys.exit(3)
+        except RunError:
+            value -= step * processes.rank
+            processes.from_first(value)
+sys.exit()
+""")
+    assert launched.wait() == [0, 0], launched.err
+
+
 def test_a_full_disk_ends_all_with_one_line(run):
     launched = run.launch("--n_epochs", 3, patch=AT + "if os.environ['RANK'] == '0': at(6, full)")
     assert launched.wait() == [1, 1]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -25,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from utilities import environment, interrupt, terminal
-from utilities.errors import RunError, UserError
+from utilities.errors import RunError, UserError, refuse
 from utilities.random_streams import seeds
 
 POLL_SECONDS = 0.1      # between two looks of a process that waits for the first
@@ -211,10 +212,10 @@ class Processes(Alone):
 
     def compare(self, modules: Sequence[nn.Module], indices: Tensor, losses: dict[str, Tensor]
                 ) -> None:
-        tensors = [tensor.detach().contiguous() for module in modules
+        tensors = [tensor.detach().flatten() for module in modules
                    for tensor in module.state_dict().values() if isinstance(tensor, Tensor)]
         bits = [tensor.view(torch.uint8 if tensor.element_size() < 4 else torch.int32)
-                for tensor in tensors if tensor.ndim]
+                for tensor in tensors]
         places = torch.arange(1, len(indices) + 1, device=indices.device)
         own = torch.stack([torch.stack([part.sum(dtype=torch.int64) for part in bits]).sum(),
                            (indices * places).sum()])
@@ -302,7 +303,7 @@ def join() -> Iterator[Alone]:
     if not environment.by_torchrun():
         yield ALONE
         return
-    processes = Processes(*next(iter(dist.rendezvous("env://"))))
+    processes = Processes(*rendezvous())
     try:
         if not processes.is_first:
             terminal.hush("stderr")
@@ -312,6 +313,19 @@ def join() -> Iterator[Alone]:
         raise
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def rendezvous() -> tuple[dist.Store, int, int]:
+    """The store, the rank and the size, from the environment. The processes that `torchrun
+    --max_restarts` starts anew have the store of those before; they get a part for themselves."""
+    try:
+        with explain_lost():
+            store, rank, size = next(iter(dist.rendezvous("env://")))
+    except ValueError as error:
+        refuse("torchrun", f"the environment is not as it leaves it ({error})",
+               "what it sets, or none of RANK, LOCAL_RANK, WORLD_SIZE and MASTER_ADDR")
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt {attempt}", store), rank, size
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def n_processes() -> int:
 
 def n_local_processes() -> int:
     """The processes that torchrun has started on this machine; 1 without it."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if by_torchrun() else 1
 
 
 def rank() -> int:

@@ -51,3 +51,10 @@ def test_a_copy_without_git_says_unknown_also_inside_another_repository(reposito
 
 def test_there_is_at_least_one_core():
     assert 1 <= environment.available_cores() <= np.iinfo(np.int32).max
+
+
+def test_what_another_program_says_of_its_processes_does_not_count(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert environment.n_local_processes() == environment.n_processes() == 1
