@@ -144,9 +144,11 @@ def test_workers_are_the_cores_up_to_16_shared_by_the_processes(monkeypatch, cor
                                                                 kernels):
     monkeypatch.setattr(parameters, "available_cores", lambda: cores)
     if processes:
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"):
+            monkeypatch.setenv(name, "0")
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert options().kernels == kernels
-    assert options("--kernels", 8).kernels == 8
+    assert parameters.resolve(parameters.parse([])).kernels == kernels
+    assert parameters.resolve(parameters.parse(["--kernels", "8"])).kernels == 8
 
 
 def test_resolve_is_pure():

@@ -14,6 +14,7 @@ import torch
 import criteria
 from tests import forks, runs, trees
 from tests.processes import STEPS, Launched
+from utilities import distributed
 
 BASE = ("--optim", "sgd", "--lr", 1e-3, "--loss_margin_beta_lr", 0.1, "--log_every", 1)
 FROZEN = ("--arch", "shufflenet_v2_x0_5_frozen_normalize")
@@ -318,6 +319,11 @@ def test_an_environment_that_is_not_of_torchrun_is_refused_in_one_line(run, patc
     assert launched.wait() == [2]
     line, = launched.err.splitlines()
     assert line.startswith("diva_main.py: error: torchrun: ") and says in line
+
+
+def test_memory_that_a_collective_lacks_is_not_blamed_on_another_process():
+    with pytest.raises(torch.OutOfMemoryError), distributed.explain_lost():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_copies_of_a_single_number_are_compared(server, tmp_path):

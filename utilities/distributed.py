@@ -333,7 +333,7 @@ def explain_lost() -> Iterator[None]:
     """`Lost` in place of torch's errors when a process cannot be reached."""
     try:
         yield
-    except (RunError, UserError):
+    except (RunError, UserError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:
         raise Lost("another process of this run has ended without saying why, as when the system "
