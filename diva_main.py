@@ -78,11 +78,11 @@ class Training:
             self.network = architectures.select(opt.arch, opt, pretrained=not saved)
         self.training_set = self.splits["training"]
         share_statistics(self.network.to(self.device), processes)
-        processes.accept(self.network)
         self.identity = datasets.Identity(self.splits, self.network.trained_on)
         self.objective = features.assemble(
             opt, network=self.network, n_classes=self.training_set.n_classes,
             n_samples=len(self.training_set)).to(self.device)
+        processes.accept(self.network, self.objective)
         self.optimiser = setup.optimiser(opt, self.network, self.objective)
         self.scheduler = setup.scheduler(opt, self.optimiser)
         self.sampler = datasampler.select(opt.data_sampler, opt, self.training_set)

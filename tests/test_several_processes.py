@@ -352,6 +352,27 @@ sys.exit()
     assert launched.wait() == [0, 0], launched.err
 
 
+def test_all_begin_with_the_weights_of_the_first_and_hear_of_dropout(server, tmp_path):
+    """Copies that draw other numbers at first, as on another processor."""
+    trees.class_folders(tmp_path / "data" / "tiny", n_classes=8, n_images=8)
+    words = runs.arguments(tmp_path, "--arch", "efficientnet_b0_normalize", *FOUR)
+    launched = Launched(server, 2, words, """
+import sys, torch
+import diva_main, parameters
+from utilities import distributed, setup
+from utilities.interrupt import Interrupts
+
+setup.seed = lambda opt: torch.manual_seed(int(os.environ["RANK"]))
+with distributed.join() as processes:
+    training = diva_main.Training(parameters.read_arguments(), Interrupts(), processes)
+    processes.compare([training.network, training.objective], torch.arange(4),
+                      {"loss": torch.ones(())})
+sys.exit()
+""")
+    assert launched.wait() == [0, 0], launched.err
+    assert "StochasticDepth: drawn on each process" in launched.members[0].out
+
+
 def test_a_full_disk_ends_all_with_one_line(run):
     launched = run.launch("--n_epochs", 3, patch=AT + "if os.environ['RANK'] == '0': at(6, full)")
     assert launched.wait() == [1, 1]

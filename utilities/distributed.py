@@ -33,6 +33,7 @@ POLL_SECONDS = 0.1      # between two looks of a process that waits for the firs
 CLAIM_SECONDS = 3.0     # that another process has to say why it ended
 BUCKET = 2**23          # gradients, 4 bytes each, that are summed at once
 TOLERANCE = 1e-3        # relative, of a term of the loss between two processes
+DROPOUT = ("Dropout", "StochasticDepth", "DropPath")     # how names of such modules begin
 NOT_ALIKE = ("the processes of this run are no longer alike: {} differ between them; what was "
              "saved before is good, and --deterministic may avoid it")
 
@@ -58,8 +59,9 @@ class Alone:
         """Once, before any other method: the device on which this process computes."""
         return device
 
-    def accept(self, network: nn.Module) -> None:
-        """Says where `network` will not train as on one process: where it has dropout."""
+    def accept(self, network: nn.Module, *others: nn.Module) -> None:
+        """Before training: gives all processes the parameters and buffers of the first, and says
+        where `network` will not train as on one process, since it has dropout."""
 
     def rows(self, n: int) -> Sequence[int]:
         """The rows of this process in a batch of n."""
@@ -137,10 +139,14 @@ class Processes(Alone):
             print(f"{self.size} processes share each batch ({dist.get_backend()}).", flush=True)
         return device
 
-    def accept(self, network: nn.Module) -> None:
+    def accept(self, network: nn.Module, *others: nn.Module) -> None:
+        for module in (network, *others):
+            for tensor in module.state_dict().values():
+                if isinstance(tensor, Tensor):      # not what a module adds of its own
+                    self.from_first(tensor)
         random = {type(module).__name__ for module in network.modules()
-                  if float(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) or 0)}
-        if random and self.is_first:
+                  if type(module).__name__.startswith(DROPOUT)}
+        if random:
             print(f"{', '.join(sorted(random))}: drawn on each process for itself, so that the "
                   "run differs from that of one process.", flush=True)
 
@@ -264,6 +270,15 @@ class Processes(Alone):
                     raise Lost("another process has ended")
                 time.sleep(POLL_SECONDS)
 
+    def leave(self) -> None:
+        """At the end of a run: the first process, which may keep the store, leaves last."""
+        with explain_lost():
+            self.store.set(f"left {self.rank}", "")
+        for rank in range(1, self.size) if self.is_first else ():
+            self.wait(f"left {rank}")
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def claim(self, error: BaseException) -> None:
         if self.speaks:
             return
@@ -308,11 +323,10 @@ def join() -> Iterator[Alone]:
         if not processes.is_first:
             terminal.hush("stderr")
         yield processes
+        processes.leave()
     except BaseException as error:
         processes.claim(error)
         raise
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def rendezvous() -> tuple[dist.Store, int, int]:

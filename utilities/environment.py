@@ -17,7 +17,8 @@ def available_cores() -> int:
 
 def by_torchrun() -> bool:
     """Whether torchrun has started this process, as one of `n_processes`."""
-    return all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"))
+    return "MASTER_ADDR" in os.environ and all(
+        os.environ.get(name, "").isdigit() for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
 
 
 def n_processes() -> int:

@@ -76,6 +76,9 @@ def test_without_torchrun_nothing_is_shared(monkeypatch):
     assert (environment.rank(), environment.local_rank(), environment.n_processes()) == (0, 0, 1)
     with distributed.join() as found:
         assert found is ALONE
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "x")
+    assert not environment.by_torchrun()
     parts = [torch.rand(4, 2), torch.rand(4, 3)]
     assert ALONE.gather(parts) is parts and ALONE.first(lambda: [3]) == [3]
 
