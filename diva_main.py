@@ -89,16 +89,17 @@ class Training:
         main_feature = features.main(self.objective)
         self.stored_head = main_feature.name  # its embeddings are those in a sampler's storage
         self.sampler.bind(main_feature.criterion)
-        self.loader = self.load("training", self.sampler)
+        self.loader = self.make_loader("training", self.sampler)
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device, processes)
-        self.between_steps = features.Run(self.network, self.loader, self.load("evaluation_train"),
-                                          self.optimiser, processes)
+        self.between_steps = features.Run(
+            self.network, self.loader, self.make_loader("evaluation_train"), self.optimiser,
+            processes)
         if opt.compile:
             setup.compile_parts(self.device, self.network, *self.objective)
         self.epoch, self.seconds, self.monitor = 0, 0.0, Monitor()
         self.teaching, self.record = Teaching(self.objective), Silent()
 
-    def load(self, split: str, sampler=None) -> Loader:
+    def make_loader(self, split: str, sampler=None) -> Loader:
         return Loader(self.splits[split], self.opt, self.device, sampler, self.processes)
 
     def run(self) -> int:
@@ -235,7 +236,7 @@ class Training:
     def fill_storage(self) -> None:
         """Embeds every training image for samplers that choose batches by embeddings."""
         if self.sampler.uses_storage:
-            loader = self.load("evaluation")
+            loader = self.make_loader("evaluation")
             self.sampler.fill(embed(self.network, loader, [self.stored_head],
                                     processes=self.processes, everywhere=True))
             loader.close()

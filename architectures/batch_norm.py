@@ -33,7 +33,7 @@ def shared(kind: type[_BatchNorm], processes: Alone) -> type[_BatchNorm]:
         if self.track_running_stats:
             self.follow(mean, var, count)
         if self.affine:
-            shape = (1, -1) + (1,) * (x.ndim - 2)
+            _, shape = axes(x)
             y = y * self.weight.view(shape) + self.bias.view(shape)
         return y.to(x.dtype)
 
@@ -48,14 +48,19 @@ def shared(kind: type[_BatchNorm], processes: Alone) -> type[_BatchNorm]:
         "forward": torch.compiler.disable(forward), "follow": follow})
 
 
+def axes(x: Tensor) -> tuple[list[int], list[int]]:
+    """Of x (B, C, ...): the dimensions that statistics are taken over, and the shape in which
+    values of channels (C,) meet x."""
+    return [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
+
+
 class _Normalise(torch.autograd.Function):
     """x (b, C, ...) of this process -> (x - mean) / sqrt(var + eps), mean (C,), var (C,), n; at
     least in float32."""
 
     @staticmethod
     def forward(ctx, x: Tensor, eps: float, processes: Alone):
-        dims = [0, *range(2, x.ndim)]
-        shape = (1, -1) + (1,) * (x.ndim - 2)
+        dims, shape = axes(x)
         count = x.numel() // x.shape[1] * processes.size
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean = processes.sum(wide.sum(dims)) / count
@@ -71,7 +76,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor, *_):
         y, scale = ctx.saved_tensors
-        dims = [0, *range(2, y.ndim)]
+        dims, _ = axes(y)
         sums = torch.stack([gradient.sum(dims), (gradient * y).sum(dims)])
         of_all, along = ctx.processes.sum(sums).view(2, *scale.shape) / ctx.count
         return (gradient - of_all - y * along) * scale, None, None

@@ -89,8 +89,7 @@ class Feature(features.Feature):
         trunks = embed(run.network, run.training_images, None, epoch=epoch,
                        processes=run.processes)
         run.processes.first(lambda: self.criterion.update(trunks))
-        for tensor in self.criterion.state_dict().values():
-            run.processes.from_first(tensor)
+        run.processes.from_first(self.criterion)
         for parameter in self.criterion.parameters():
             run.optimiser.state.pop(parameter, None)
 

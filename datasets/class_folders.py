@@ -92,7 +92,12 @@ def files(entries: list[os.DirEntry]) -> list[str]:
     A broken link with an image's extension counts, so that reading it fails with its name.
     """
     return sorted(entry.path for entry in entries
-                  if entry.name.rpartition(".")[2].lower() in EXTENSIONS and not is_folder(entry))
+                  if is_image(entry.name) and not is_folder(entry))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
 def below(entries: list[os.DirEntry]) -> list[str]:

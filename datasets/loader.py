@@ -35,7 +35,7 @@ class Loader:
 
     def __init__(self, dataset: Dataset, opt, device: torch.device | str, sampler=None,
                  processes: Alone = ALONE):
-        self.dataset, self.device, self.processes = dataset, torch.device(device), processes
+        self.dataset, self.device = dataset, torch.device(device)
         self.batches = (Shares(sampler, dataset.seed, processes) if sampler is not None else
                         InOrder(len(dataset), opt.bs, dataset.seed, processes))
         self.labels = torch.as_tensor(dataset.labels)

@@ -13,7 +13,7 @@ from torch.utils import data
 
 import architectures
 from datasets import Batch, csv_table, images, transforms
-from datasets.class_folders import EXTENSIONS
+from datasets.class_folders import EXTENSIONS, is_image
 from utilities.errors import refuse
 from utilities.files import fault
 
@@ -94,10 +94,6 @@ def in_folder(folder: Path, flag: str) -> list[Picture]:
         names += [os.path.relpath(os.path.join(at, name), folder) for name in files
                   if not name.startswith(".") and is_image(name)]
     return [Picture(name, os.path.join(folder, name)) for name in sorted(names)]
-
-
-def is_image(name: str) -> bool:
-    return name.rpartition(".")[2].lower() in EXTENSIONS
 
 
 def without_broken(pictures: Sequence[Picture], threads: int) -> list[Picture]:

@@ -94,7 +94,7 @@ def main(args: Namespace) -> int:
 
 def prepare(args: Namespace) -> int:
     """See `main`."""
-    root = Path(os.path.abspath(os.path.expanduser(args.source_path)))
+    root = Path(os.path.abspath(args.source_path))
     check_free(root / args.dataset)
     given = assigned(args.archive, args.dataset)
     make_folder(root)

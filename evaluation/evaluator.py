@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ class Evaluator:
             sides = [embed(network, loader, self.features, device=self.device,
                            processes=self.processes) for loader in split.loaders]
             samples = self.processes.first(
-                lambda: self.add(results, names, split, sides, logger))  # noqa: B023 - called here
+                partial(self.add, results, names, split, sides, logger))
         if not self.processes.is_first:
             return []
         self.measured, better = results, self.choose(epoch, results)

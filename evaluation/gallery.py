@@ -37,8 +37,8 @@ Usable = Callable[[Sequence[Picture]], Sequence[Picture]]
 
 
 class Found(NamedTuple):
-    """How many images the file held as they are, lacked, held with another content, and held though
-    they are gone."""
+    """Numbers of images: `kept` as the file holds them, `new` to it, `changed` since it was
+    written, and `gone` from the gallery."""
 
     kept: int
     new: int

@@ -2,12 +2,12 @@
 is most often taken, that is whose images are most often nearest to its queries, among the others.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
+
+from utilities.logger import csv_text
 
 METRICS = ("e_recall@1", "r_precision")     # what the list needs
 COLUMNS = ("evaltype", "split", "class", "images", "queries", *METRICS, "taken_for", "times")
@@ -59,8 +59,4 @@ def mistaken(labels: np.ndarray, nearest: np.ndarray) -> dict[int, tuple[int, in
 
 def as_csv(listed: Sequence[Row]) -> str:
     """COLUMNS and the rows as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(listed)
-    return text.getvalue()
+    return csv_text([COLUMNS, *listed])

@@ -28,8 +28,6 @@ if __name__ == "__main__":
     terminal.prepare()
     ARGUMENTS = tool.read_arguments(PROGRAM, DESCRIPTION, FLAGS)
 
-import csv
-import io
 import math
 import statistics
 import sys
@@ -42,6 +40,7 @@ from scipy import special
 from evaluation import runs
 from evaluation.runs import Run
 from utilities.errors import refuse
+from utilities.logger import csv_text
 from utilities.options import show
 
 # Options that may differ inside a group: the seed, the machine, and where things lie and go.
@@ -316,10 +315,7 @@ def latex(tables: Sequence[Table]) -> str:
 def as_csv(tables: Sequence[Table]) -> str:
     """All groups in one table, with all digits; chosen_on says on which split the best epochs were
     chosen."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["runs", "chosen_on", *HEADER[:4], "mean", "std", "low", "high", "seeds",
-                     "paper"])
+    lines = [["runs", "chosen_on", *HEADER[:4], "mean", "std", "low", "high", "seeds", "paper"]]
     for table in tables:
         for note in table.notes:
             print(f"{table.title}: {note}", file=sys.stderr)
@@ -327,8 +323,8 @@ def as_csv(tables: Sequence[Table]) -> str:
             ends = ["", "", ""] if row.half is None else [row.std, row.mean - row.half,
                                                            row.mean + row.half]
             paper = table.paper.get(key[3], "") if key[0] == "Test" and key[2] != "last" else ""
-            writer.writerow([table.title, table.chosen_on, *key, row.mean, *ends, row.n, paper])
-    return out.getvalue().rstrip()
+            lines.append([table.title, table.chosen_on, *key, row.mean, *ends, row.n, paper])
+    return csv_text(lines).rstrip()
 
 
 if __name__ == "__main__":

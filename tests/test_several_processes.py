@@ -1,7 +1,9 @@
 """torchrun: several processes train the run that one trains."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,7 +16,7 @@ import torch
 import criteria
 from tests import forks, runs, trees
 from tests.processes import STEPS, Launched
-from utilities import distributed
+from utilities import distributed, environment
 
 BASE = ("--optim", "sgd", "--lr", 1e-3, "--loss_margin_beta_lr", 0.1, "--log_every", 1)
 FROZEN = ("--arch", "shufflenet_v2_x0_5_frozen_normalize")
@@ -346,7 +348,7 @@ with distributed.join() as processes:
             sys.exit(3)
         except RunError:
             value -= step * processes.rank
-            processes.from_first(value)
+            processes.from_first(module)
 sys.exit()
 """)
     assert launched.wait() == [0, 0], launched.err
@@ -371,6 +373,88 @@ sys.exit()
 """)
     assert launched.wait() == [0, 0], launched.err
     assert "StochasticDepth: drawn on each process" in launched.members[0].out
+
+
+APART = """
+import sys, time, torch
+from utilities import distributed
+from utilities.errors import RunError
+
+rank = int(os.environ["RANK"])
+with distributed.join() as processes:
+    processes.connect(torch.device("cpu"))
+    {body}
+with open("{folder}/" + str(rank), "w") as file:
+    json.dump(note, file)
+sys.exit()
+"""
+# What each of two processes does, and what the first and the second write into their files.
+BODIES = {
+    "dropout draws apart, and again the same in the same epoch": ("""
+    processes.part_streams(7, 3)
+    first = torch.rand(2).tolist()
+    processes.part_streams(7, 3)
+    note = [first, torch.rand(2).tolist()]
+    """, lambda one, other: other[0] == other[1] and one[0] != other[0]),
+    "the first has all cores while it works": ("""
+    torch.set_num_threads(1)
+    inside = processes.first(torch.get_num_threads)
+    note = [inside, torch.get_num_threads()]
+    """, lambda one, other: one == other == [environment.available_cores(), 1]),
+    "one passes before the other": ("""
+    with processes.first_of_machine():
+        time.sleep(0.5 * (1 - rank))
+        note = time.monotonic()
+    """, lambda one, other: one < other),
+    "other images are found": ("""
+    module, losses = torch.nn.Linear(1, 1, bias=False), {"loss": torch.ones(())}
+    torch.nn.init.ones_(module.weight)
+    processes.compare([module], torch.arange(4), losses)
+    try:
+        processes.compare([module], torch.arange(4).roll(rank), losses)
+    except RunError as error:
+        note = str(error)
+    """, lambda one, other: "alike: images of a batch differ" in one and one == other),
+    "other values of a term are found": ("""
+    def terms(by):
+        return {"a": torch.tensor(2.0), "b": torch.tensor(3.0 + by * rank)}
+    module = torch.nn.BatchNorm1d(2)
+    processes.compare([module], torch.arange(4), terms(1e-4))
+    try:
+        processes.compare([module], torch.arange(4), terms(1e-2))
+    except RunError as error:
+        note = str(error)
+    """, lambda one, other: "alike: values of the loss b differ" in one and one == other),
+}
+
+
+@pytest.mark.parametrize("what", BODIES)
+def test_between_two_processes(server, tmp_path, what):
+    body, holds = BODIES[what]
+    code = APART.replace("{body}", body.strip()).replace("{folder}", str(tmp_path))
+    launched = Launched(server, 2, [], code)
+    assert launched.wait() == [0, 0], launched.err
+    assert holds(*(json.loads((tmp_path / str(rank)).read_text()) for rank in range(2)))
+
+
+def test_who_keeps_the_store_leaves_last(server):
+    """Where no agent keeps it, the others can still read what they wait for."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    launched = Launched(server, 2, [], """
+import sys, time
+from utilities import distributed
+
+del os.environ["TORCHELASTIC_USE_AGENT_STORE"]
+os.environ["MASTER_PORT"] = "{port}"
+with distributed.join() as processes:
+    processes.first(lambda: None)
+    time.sleep(processes.rank)
+    processes.store.check(["end"])
+sys.exit()
+""".replace("{port}", str(port)))
+    assert launched.wait() == [0, 0], launched.err
 
 
 def test_a_full_disk_ends_all_with_one_line(run):

@@ -76,13 +76,12 @@ class Alone:
         return parts
 
     def collect(self, rows: Tensor, n: int, *, everywhere: bool) -> Tensor | None:
-        """rows of the own block, and perhaps more -> (n, D), in order; None on other processes than
-        the first, unless `everywhere`."""
+        """rows (b, D) of the own block -> (n, D) of all blocks, in order, on the first process or,
+        with `everywhere`, on each; otherwise None."""
         return rows
 
-    def from_first(self, tensor: Tensor) -> Tensor:
-        """Overwrites `tensor` by that of the first process."""
-        return tensor
+    def from_first(self, module: nn.Module) -> None:
+        """Overwrites the parameters and buffers of `module` by those of the first process."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Overwrites `tensor` by its sum over the processes, the same on each."""
@@ -141,9 +140,7 @@ class Processes(Alone):
 
     def accept(self, network: nn.Module, *others: nn.Module) -> None:
         for module in (network, *others):
-            for tensor in module.state_dict().values():
-                if isinstance(tensor, Tensor):      # not what a module adds of its own
-                    self.from_first(tensor)
+            self.from_first(module)
         random = {type(module).__name__ for module in network.modules()
                   if type(module).__name__.startswith(DROPOUT)}
         if random:
@@ -155,8 +152,9 @@ class Processes(Alone):
         return [half + self.rank * share + i for half in (0, n // 2) for i in range(share)]
 
     def block(self, n: int) -> range:
-        """Blocks are equally long where they are gathered. Of a block that begins behind the end
-        the last image takes the place."""
+        """Blocks begin at multiples of one length, so that side by side they are the data set. A
+        process whose block would begin behind the end embeds the last image again; `collect` drops
+        it."""
         length = -(-n // self.size)
         begin = min(self.rank * length, n - 1)
         return range(begin, min(begin + length, n))
@@ -190,10 +188,11 @@ class Processes(Alone):
                 dist.gather(block, list(whole.split(length)) if self.is_first else None)
         return None if whole is None else whole[:n]
 
-    def from_first(self, tensor: Tensor) -> Tensor:
-        with explain_lost():
-            dist.broadcast(tensor, 0)
-        return tensor
+    def from_first(self, module: nn.Module) -> None:
+        for tensor in module.state_dict().values():
+            if isinstance(tensor, Tensor):      # not what a module adds of its own
+                with explain_lost():
+                    dist.broadcast(tensor, 0)
 
     def sum(self, tensor: Tensor) -> Tensor:
         with explain_lost():
@@ -375,11 +374,12 @@ def status(error: BaseException) -> int:
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Runs of tensors with about BUCKET entries, in order."""
-    bucket: list[Tensor] = []
+    bucket, n_entries = [], 0
     for tensor in tensors:
         bucket.append(tensor)
-        if sum(part.numel() for part in bucket) >= BUCKET:
+        n_entries += tensor.numel()
+        if n_entries >= BUCKET:
             yield bucket
-            bucket = []
+            bucket, n_entries = [], 0
     if bucket:
         yield bucket

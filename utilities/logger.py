@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ class Logger(NoLogger):
         for entry in state["series"]:
             series = self._series(entry["split"], entry["group"], entry["segments"])
             series.epochs, series.rows = entry["epochs"].tolist(), entry["rows"].tolist()
-            write_text(self._csv(series), _csv_text([series.segments, *series.rows]))
+            write_text(self._csv(series), csv_text([series.segments, *series.rows]))
         self.online.id = state["wandb_id"]
 
     def _series(self, split: str, group: str, segments) -> Series:
@@ -156,7 +157,7 @@ class Logger(NoLogger):
         path = self._csv(series)
         try:
             with open(path, "a" if series.rows else "w", encoding="utf-8", newline="") as file:
-                file.write(_csv_text(lines))
+                file.write(csv_text(lines))
         except OSError as error:
             raise RunError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
         series.epochs.append(epoch)
@@ -170,7 +171,8 @@ class Logger(NoLogger):
             series.title, series.epochs, series.rows, series.segments), sync=False)
 
 
-def _csv_text(lines: list[list]) -> str:
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """The rows as the text of a CSV file."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

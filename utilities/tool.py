@@ -4,6 +4,7 @@ Its options are read as those of diva_main.py: `--help` and mistakes are answere
 imported, in the same words. It ends with status 0, 2 after a user's mistake, 1 after a failure.
 """
 
+import contextlib
 import os
 import sys
 from argparse import Namespace
@@ -40,12 +41,16 @@ def read_arguments(program: str, description: str, flags: Sequence[Flag],
 
 def run(program: str, work: Callable[[Namespace], int | None], arguments: Namespace) -> int:
     """Does the tool's work and returns the exit status, 0 where `work` returns None."""
-    from utilities import setup
     from utilities.interrupt import Interrupted, Interrupts
     from utilities.terminal import check_output
 
+    explained = contextlib.nullcontext()
+    if "torch" in sys.modules:      # otherwise the tool uses no GPU, and torch takes seconds
+        from utilities import setup
+
+        explained = setup.explain_out_of_memory()
     try:
-        with Interrupts(), setup.explain_out_of_memory():
+        with Interrupts(), explained:
             status = work(arguments) or 0
             check_output()
     except (UserError, RunError) as error:

@@ -106,6 +106,19 @@ def test_the_index_follows_added_changed_and_deleted_files(place, checkpoint, ca
     assert counts()[0] == "Index of 1 images: 1 kept, 0 new, 0 changed, 23 gone"
 
 
+@pytest.mark.parametrize("other", ["time", "size"])
+def test_a_change_shows_by_its_time_or_its_size(place, capsys, other):
+    argv = ["--gallery", "gallery", "--query", "query.png"]
+    assert place(*argv) == 0
+    path = place.folder / "gallery" / "0" / "00.jpg"
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content + b"\0" if other == "size" else content)    # allowed in a JPEG
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + (other == "time")))
+    capsys.readouterr()
+    assert place(*argv) == 0
+    assert "23 kept, 0 new, 1 changed, 0 gone" in capsys.readouterr().out
+
+
 def test_an_index_is_written_part_by_part(place, monkeypatch, capsys):
     monkeypatch.setattr(gallery, "PART", 10)
     assert place("--gallery", "gallery", "--query", "query.png", "--k", 24) == 0

@@ -70,6 +70,18 @@ def test_a_share_of_a_batch_keeps_the_seeds_of_its_slots():
         assert list(shares.drawn) == [[9, 8, 7, 6], [1, 1, 2, 3]]
 
 
+@pytest.mark.parametrize("sizes", [[], [3], [10], [3, 3, 3, 3, 3], [25, 1, 9, 1], [1] * 20])
+def test_buckets_hold_every_gradient_once_and_in_order(monkeypatch, sizes):
+    monkeypatch.setattr(distributed, "BUCKET", 10)
+    tensors = [torch.zeros(size) for size in sizes]
+    buckets = list(distributed._buckets(tensors))
+    assert [id(tensor) for bucket in buckets for tensor in bucket] == list(map(id, tensors))
+    for bucket in buckets:
+        n_entries = [tensor.numel() for tensor in bucket]
+        assert n_entries and sum(n_entries[:-1]) < 10
+        assert bucket is buckets[-1] or sum(n_entries) >= 10
+
+
 def test_without_torchrun_nothing_is_shared(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setenv("RANK", "3"), monkeypatch.setenv("WORLD_SIZE", "8")     # of a cluster's job
