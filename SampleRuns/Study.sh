@@ -1,0 +1,130 @@
+#!/usr/bin/env bash
+# What DiVA's heads add on photographs: margin loss alone, as many heads by margin loss alone, and
+# DiVA with and without decorrelation, over seeds, on the CPU.
+#
+#     bash SampleRuns/Study.sh <datapath> [stage ...; tuning seeds parts selfsimilarity omniglot]
+#
+# <datapath> holds grocery/ (the Grocery Store Dataset in the layout of CUB200), grocery_shops/ (the
+# same images with a table.csv), omniglot/, and tf_efficientnet_lite0.pth. Called again, it goes on
+# where it stopped. Each finished run becomes rows of tests/benchmarks/study.csv, of which `python
+# tests/benchmarks/study.py tables` makes tables. PYTHON names another interpreter than `python`,
+# RESULTS another folder for the runs than Training_Results/Study.
+set -euo pipefail
+
+if [ $# -lt 1 ]; then
+    echo "usage: bash $0 <folder of grocery/, grocery_shops/, omniglot/ and weights> [stages]" >&2
+    exit 2
+fi
+absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
+datapath=$(absolute "$1")
+shift
+if [ $# = 0 ]; then set -- tuning seeds parts selfsimilarity omniglot; fi
+if [ -n "${RESULTS:-}" ]; then RESULTS=$(absolute "$RESULTS"); fi
+CDPATH= cd "$(dirname "$0")/.."
+RESULTS=${RESULTS:-$PWD/Training_Results/Study}
+python() { command "${PYTHON:-python}" "$@"; }
+
+# Chosen by the stage `tuning` on the first of four folds of the training classes, never on test.
+EPOCHS=8 LR=0.0001 RHO=100 ALPHA=0.3
+
+# run <stage> <dataset> <group> <seed> <flags ...>: trains it, or goes on, unless it is finished.
+run() {
+    local stage=$1 dataset=$2 group=$3 seed=$4
+    local folder=$RESULTS/$dataset/${group}_s$seed
+    shift 4
+    if [ ! -e "$folder/training_summary.txt" ]; then
+        if [ -e "$folder/checkpoint_last.pth.tar" ]; then
+            python diva_main.py --resume "$folder"
+        else
+            rm -rf "$folder"     # where no epoch was finished
+            python diva_main.py --dataset "$dataset" --source_path "$datapath" --group "$group" \
+                --seed "$seed" --save_path "$RESULTS" --device cpu --kernels 0 --cache ram \
+                --plots none --embed_dim 128 --samples_per_class 4 \
+                --evaluation_metrics e_recall@1 mAP_r nmi --storage_metrics mAP_r "$@"
+        fi
+    elif grep -q "^$stage,$group,$seed," tests/benchmarks/study.csv 2> /dev/null; then
+        return
+    fi
+    python tests/benchmarks/study.py add "$folder" --stage "$stage" --shops "$datapath"
+}
+
+# photographs <stage> <group> <seed> <flags ...>
+photographs() {
+    local stage=$1 group=$2 seed=$3
+    shift 3
+    run "$stage" grocery "$group" "$seed" --arch timm:tf_efficientnet_lite0_frozen_normalize \
+        --weights_path "$datapath/tf_efficientnet_lite0.pth" --crop_size 96 --bs 100 --lr $LR \
+        --fc_lr 0.001 --n_epochs $EPOCHS --evaluate_every $EPOCHS "$@"
+}
+
+# Heads of 128 dimensions each, by themselves and combined.
+FOUR="discriminative selfsimilarity shared intra"
+ENSEMBLE="discriminative ensemble_1 ensemble_2 ensemble_3"
+margin() { photographs "$@" --diva_features discriminative --embed_dim 512; }
+ensemble() { photographs "$@" --diva_features $ENSEMBLE --evaltypes all discriminative; }
+diva() {
+    photographs "$@" --diva_features $FOUR --evaltypes all $FOUR
+}
+SELF="--diva_moco_temperature 0.1 --diva_moco_n_key_batches 20"
+ALPHAS="--diva_alpha_ssl $ALPHA --diva_alpha_shared $ALPHA --diva_alpha_intra $ALPHA"
+
+for stage in "$@"; do
+    case $stage in
+        tuning)
+            fold="--val_folds 4 --val_fold 0 --evaluate_every 1 --n_epochs 8"
+            for lr in 0.00003 0.0001 0.0003; do
+                margin tuning margin_lr$lr 0 $fold --lr $lr
+            done
+            for rho in 0 10 100 1000; do
+                diva tuning diva_rho$rho 0 $fold $SELF $ALPHAS --diva_rho_decorrelation $rho
+            done
+            for alpha in 0.1 1; do
+                diva tuning diva_alpha$alpha 0 $fold $SELF --diva_rho_decorrelation $RHO \
+                    --diva_alpha_ssl $alpha --diva_alpha_shared $alpha --diva_alpha_intra $alpha
+            done ;;
+        seeds)
+            for seed in 0 1 2 3 4; do
+                margin seeds margin $seed
+                ensemble seeds ensemble $seed
+                diva seeds diva_correlated $seed $SELF $ALPHAS --diva_rho_decorrelation 0
+                diva seeds diva $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO
+            done ;;
+        parts)
+            for seed in 0 1 2; do
+                for feature in selfsimilarity shared intra; do
+                    photographs parts "discriminative_$feature" $seed $SELF $ALPHAS \
+                        --diva_features discriminative $feature --embed_dim 256 \
+                        --evaltypes all discriminative $feature \
+                        --diva_decorrelations $feature-discriminative --diva_rho_decorrelation $RHO
+                done
+                margin parts proxy_anchor $seed --loss pml:ProxyAnchorLoss
+                margin parts multisimilarity $seed --loss pml:MultiSimilarityLoss
+            done ;;
+        selfsimilarity)
+            for temperature in 0.01 0.1; do
+                for dance in released fixed weighted; do
+                    diva selfsimilarity ${dance}_t$temperature 0 $ALPHAS --diva_dance $dance \
+                        --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
+                        --diva_rho_decorrelation $RHO
+                done
+                diva selfsimilarity moco_t$temperature 0 $ALPHAS --diva_ssl moco \
+                    --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
+                    --diva_rho_decorrelation $RHO
+            done ;;
+        omniglot)
+            for seed in 0 1; do
+                for features in discriminative "$FOUR"; do
+                    group=$([ "$features" = discriminative ] && echo margin || echo diva)
+                    run omniglot omniglot "omniglot_$group" $seed --diva_features $features \
+                        --arch resnet18_normalize --not_pretrained --crop_size 40 \
+                        --augmentation red --bs 64 --lr 0.001 --n_epochs 8 --evaluate_every 8 \
+                        --embed_dim $([ $group = margin ] && echo 256 || echo 64) \
+                        --evaltypes all $ALPHAS --diva_moco_temperature 0.1 \
+                        --diva_moco_n_key_batches 10 --diva_rho_decorrelation $RHO
+                done
+            done ;;
+        *)
+            echo "unknown stage '$stage': tuning seeds parts selfsimilarity omniglot" >&2
+            exit 2 ;;
+    esac
+done
