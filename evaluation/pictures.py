@@ -18,7 +18,7 @@ from utilities.geometry import squared_distances
 
 N_QUERIES, N_NEIGHBOURS = 8, 6      # in a picture of retrievals
 LIMIT = 2000        # points in the map, and queries whose distances are counted
-BINS = 200          # of the histograms
+BINS = 240          # of the histograms, which show fewer where there are few pairs
 BLOCK_ENTRIES = 2**22       # distances that are held at once
 N_COLOURED, LONGEST = 12, 40    # in the map: classes that have a colour, characters of their names
 BY = {"pca": "PCA", "tsne": "t-SNE"}
@@ -121,7 +121,7 @@ def tiles(split, query: int, rows: Sequence[int], distances: Sequence[float]) ->
     for row, distance in zip(rows, distances, strict=True):
         other = gallery.labels[row]
         line.append(Tile(gallery.paths[row], bool(other == label), names[other],
-                         f"{distance:.4f}"))
+                         f"{distance:.4g}"))
     return line
 
 
@@ -181,21 +181,23 @@ def sample(split, points: Sequence[Tensor]) -> dict[str, Any]:
 def draw_distances(title: str, counts: Tensor, reach: float, n_queries: int, n_all: int):
     """A figure of the histograms that `count_distances` returns, each of area 1."""
     figure, axes = plot.drawing(title)
-    edges = np.linspace(0, reach, BINS + 1)
-    centres, used = (edges[1:] + edges[:-1]) / 2, 1 + int(counts.sum(0).nonzero().max())
+    counts, centres = counts.numpy(), (np.arange(BINS) + 0.5) * reach / BINS
+    used, fewest = 1 + counts.sum(0).nonzero()[0].max(), min(filter(None, counts.sum(1)))
+    merged = max(1, round(used / np.sqrt(fewest).clip(12, 80)))     # steps in one bar
+    edges = np.arange(0, used + merged, merged) * reach / BINS
     labels, areas = [], []
-    for of_kind, kind, colour, style in zip(counts.numpy(), ("one class", "two classes"),
-                                            plot.PALETTE, ("-", "--"), strict=False):
-        n = of_kind.sum()
-        density = of_kind[:used] / max(1, n) * BINS / reach
-        areas.append(axes.stairs(density, edges[:used + 1], fill=True, color=colour, alpha=0.35))
-        axes.stairs(density, edges[:used + 1], color=colour, linestyle=style, linewidth=1.5)
-        mean = f", mean {of_kind @ centres / n:.4g}" if n else ""
+    for steps, kind, colour, style in zip(counts, ("one class", "two classes"), plot.PALETTE,
+                                          ("-", "--"), strict=False):
+        n = steps.sum()
+        bars = np.add.reduceat(steps[:used], np.arange(0, used, merged)) / max(1, n) / edges[1]
+        areas.append(axes.stairs(bars, edges[:len(bars) + 1], fill=True, color=colour, alpha=0.35))
+        axes.stairs(bars, edges[:len(bars) + 1], color=colour, linestyle=style, linewidth=1.5)
+        mean = f", mean {steps @ centres / n:.4g}" if n else ""
         labels.append(f"{n:,} pairs of {kind}{mean}")
     axes.set_xlabel("distance" if n_queries == n_all else
                     f"distance (of {n_queries:,} of {n_all:,} queries to all images)")
     axes.set_ylabel("density")
-    axes.set_xlim(0, edges[used])
+    axes.set_xlim(0, edges[len(bars)])
     plot.legend(axes, areas, labels)
     return figure
 

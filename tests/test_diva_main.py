@@ -47,7 +47,8 @@ def test_the_published_command_leaves_everything_that_users_look_for(tmp_path):
     folder = tmp_path / "runs" / "cub200" / "CUB_DiVA-R50-512_s0"
     evaltypes = [f"Combined_discriminative_selfsimilarity_shared_intra-{w}" for w in THREE_WEIGHTS]
     for name in ("Parameter_Info.txt", "options.json", "training_summary.txt",
-                 "sample_recoveries.png", "checkpoint_last.pth.tar",
+                 "sample_recoveries.png", "worst_recoveries.png", "map.png", "distances.svg",
+                 "Progression_Plots/Graph_Test_all_e_recall.svg", "checkpoint_last.pth.tar",
                  *(f"checkpoint_{evaltype}_e_recall@1.pth.tar" for evaltype in evaltypes)):
         assert (folder / name).stat().st_size > 0, name
     groups = ["Train_loss", "Train_sep. loss", "Train_time", "Train_epochs", "Train_Temp",
