@@ -181,7 +181,7 @@ class Evaluator:
         """
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
-        tables: list[Neighbours] = []
+        tables: dict[str, Neighbours] = {}
         for split in self.splits:
             sides = [embed(network, loader, self.features, device=self.device,
                            processes=self.processes) for loader in split.loaders]
@@ -192,15 +192,15 @@ class Evaluator:
         improved = [metric for evaltype, metric in better if evaltype == self.evaltypes[0]]
         if logger is not None and self.pictures.wanted and improved:
             self.pictures.take(split, self.heading(epoch, improved[0]),
-                               self.derive(sides, self.evaltypes[0]), tables[-1])
+                               self.derive(sides, self.evaltypes[0]), tables[split.name])
             if self.pictures.plots == "epoch":
                 self.pictures.draw(split, logger)
         return better
 
-    def add(self, results: dict, tables: list[Neighbours], names: Sequence[str], split: Split,
+    def add(self, results: dict, tables: dict, names: Sequence[str], split: Split,
             sides: Sequence[Tensor], logger) -> None:
         """Adds the metrics of a split, whose loaders' images have the embeddings `sides`, to
-        `results`, and logs them; in `tables` stand the neighbours by the first evaltype."""
+        `results`, and logs them; the neighbours by the first evaltype to `tables`, for pictures."""
         for evaltype in self.evaltypes:
             measured, neighbours = score(names, split, self.derive(sides, evaltype), self.device)
             results[evaltype][split.name] = measured.values
@@ -211,7 +211,7 @@ class Evaluator:
             if logger is not None:
                 log_metrics(logger, split.name, evaltype, measured.values)
             if evaltype == self.evaltypes[0] and self.pictures.wanted:
-                tables[:] = [neighbours]
+                tables[split.name] = neighbours
 
     def due(self, epoch: int) -> list[str]:
         """The metrics to compute in `epoch`, counted from 0."""

@@ -17,7 +17,7 @@ from utilities.checkpoint import replace
 from utilities.geometry import squared_distances
 
 N_QUERIES, N_NEIGHBOURS = 8, 6      # in a picture of retrievals
-LIMIT = 2000        # points in the map, and queries whose distances are counted
+LIMIT, N_COMPARED = 2000, 1000      # points in the map, queries whose distances are counted
 BINS = 240          # of the histograms, which show fewer where there are few pairs
 BLOCK_ENTRIES = 2**22       # distances that are held at once
 N_COLOURED, LONGEST = 12, 40    # in the map: classes that have a colour, characters of their names
@@ -126,14 +126,14 @@ def tiles(split, query: int, rows: Sequence[int], distances: Sequence[float]) ->
 
 
 def count_distances(split, points: Sequence[Tensor]) -> dict[str, Any]:
-    """Histograms of the distances of up to LIMIT evenly spaced queries to all images that they are
-    searched among, but themselves.
+    """Histograms of the distances of up to N_COMPARED evenly spaced queries to all images in which
+    they are searched, but themselves.
 
     counts (2, BINS) int64, of pairs of one class and of two, in BINS equal steps up to `reach`,
     which no distance exceeds.
     """
     gallery = points[-1] - points[-1].mean(0)
-    rows = torch.from_numpy(spaced(np.arange(len(points[0])), LIMIT)).to(gallery.device)
+    rows = torch.from_numpy(spaced(np.arange(len(points[0])), N_COMPARED)).to(gallery.device)
     queries = points[0][rows] - points[-1].mean(0)
     labels, among, own = (torch.as_tensor(part).to(gallery.device) for part in (
         split.labels[0], split.labels[-1], split.own))

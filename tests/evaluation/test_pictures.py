@@ -11,7 +11,7 @@ from PIL import Image
 import metrics
 from evaluation import pictures, projection
 from evaluation.evaluator import Split
-from evaluation.pictures import BINS, LIMIT, N_COLOURED, Pictures
+from evaluation.pictures import BINS, LIMIT, N_COLOURED, N_COMPARED, Pictures
 from parameters import FLAGS
 from tests.utilities.test_plot import texts
 
@@ -69,10 +69,10 @@ def test_far_from_the_origin_and_all_equal_distances_are_counted():
 
 
 def test_of_many_queries_a_bounded_number_is_compared():
-    split = split_of(np.arange(LIMIT + 500) % 50)
+    split = split_of(np.arange(N_COMPARED + 500) % 50)
     counted = pictures.count_distances(split, points_of(split))
-    assert (counted["n_queries"], counted["n_all"]) == (LIMIT, LIMIT + 500)
-    assert counted["counts"].sum() == LIMIT * (LIMIT + 499)
+    assert (counted["n_queries"], counted["n_all"]) == (N_COMPARED, N_COMPARED + 500)
+    assert counted["counts"].sum() == N_COMPARED * (N_COMPARED + 499)
 
 
 def test_histograms_have_the_same_area_and_say_how_many_pairs_there_are():
