@@ -81,7 +81,8 @@ class Pictures:
         if self.plots == "end" and self.found:
             self.draw(split, logger)
         elif self.wanted and not self.found:
-            print("No pictures of the best epoch, which had --plots none.", flush=True)
+            print("No pictures: what they show of the best epoch was not kept (--plots none).",
+                  flush=True)
 
 
 def write(path: Path, content: bytes) -> None:

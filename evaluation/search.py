@@ -176,7 +176,7 @@ def show(arguments: Namespace, picture: Path, evaltype: str, index: Index,
             print(f"{rank:4d}  {distance:.4f}  {files[row]}")
         line = [Tile(str(path), name=path.name, text="query")]
         sheet.append(line + [
-            Tile(files[row], name=os.path.basename(files[row]), text=f"{rank}: {distance:.4f}")
+            Tile(files[row], name=index.names[row], text=f"{rank}: {distance:.4f}")
             for rank, (distance, row) in enumerate(near[:DRAWN], start=1)])
     retrievals.draw(picture, sheet, images.decode, [f"{arguments.gallery}, {evaltype}"])
     print(f"Picture: {picture}")
