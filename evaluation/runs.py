@@ -93,7 +93,8 @@ def from_history(where: str, options: Mapping[str, Any],
                 values.update({(split, name, f"best {metric}", score): value
                                for (split, name, score), value in chosen.items()
                                if name == evaltype})
-    return Run(where, dict(options), sum("Train: loss" in point for point in points), values, {})
+    n_epochs = sum(point.get("Train: loss") is not None for point in points)
+    return Run(where, dict(options), n_epochs, values, {})
 
 
 def of_point(point: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
