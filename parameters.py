@@ -39,12 +39,23 @@ TRAINING = (
     Flag("--lr", float, 1e-5, "learning rate of the network", ABOVE_0),
     Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr", Range(0, off=-1)),
     Flag("--decay", float, 4e-4, "weight decay of the network (criteria have none)", FROM_0),
-    Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
+    Flag("--optim", str, "adam", "optimiser: adam; adamw, which applies --decay apart from the "
+         "gradient, to biases and norms too; or sgd with momentum 0.9", ("adam", "adamw", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
-    Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: after the "
-         "epochs --tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
-    Flag("--gamma", float, 0.3, "factor of --scheduler", ABOVE_0),
+    Flag("--scheduler", str, "step", "how learning rates fall: by the factor --gamma after the "
+         "epochs --tau (step) or after every epoch (exp), along half a cosine towards 0 at the end "
+         "of --n_epochs (cosine), or not (none)", ("step", "exp", "cosine", "none")),
+    Flag("--gamma", float, 0.3, "factor of --scheduler step and exp", ABOVE_0),
     Flag("--tau", int, [10000], "epochs after which --scheduler step acts", FROM_1, "+"),
+    Flag("--warmup_epochs", int, 0, "epochs in which every step raises all learning rates, "
+         "linearly from 0 to their values; --scheduler begins after them, and --tau counts from "
+         "there", FROM_0),
+    Flag("--clip_grad", float, 0, "largest norm of the network's gradient: a longer one is scaled "
+         "down to it before the step; 0: no limit", FROM_0),
+    Flag("--ema", float, 0, "decay of a running average of the network, such as 0.999: the average "
+         "is what is evaluated and kept as the best; 0: no average", Range(0, 1, below=True)),
+    Flag("--freeze_backbone", int, 0, "epochs at the start in which the backbone stays as it is, "
+         "BatchNorm statistics included, while heads and criteria learn", FROM_0),
     Flag("--seed", int, 1, "seed of all random numbers", Range(0, 2**32 - 1)),
     Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
          ("auto", "cuda", "cpu")),
@@ -304,7 +315,10 @@ EVALUATION = (
     Flag("--evaluate_on_gpu", bool, False, "compute the metrics on the GPU; the default where the "
          "network is on one"),
     Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, to save GPU memory"),
-    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", FROM_1),
+    Flag("--evaluate_every", int, 1, "epochs between evaluations; the first and the last epoch are "
+         "always evaluated", FROM_1),
+    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means, which come with "
+         "an evaluation", FROM_1),
     Flag("--all_classes", bool, False, "with --evaluate_only: measure all images of all classes as "
          "one split, also those of training"),
     Flag("--results", str, None, "with --evaluate_only: new JSON file for what was measured"),
@@ -357,6 +371,8 @@ MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evalua
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
+# Options that only some of --scheduler's values read.
+SCHEDULERS_OF = {"tau": ("step",), "gamma": ("step", "exp")}
 # Options of which only one may be given.
 EXCLUSIVE = (("check_data", "evaluate_only"), ("weights_path", "not_pretrained"),
              ("evaluate_on_gpu", "evaluate_on_cpu"),
@@ -396,6 +412,10 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
     if "batch_mining" in given and opt.loss in criteria.LOSSES and opt.loss not in criteria.TAKES:
         warnings.append(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} mines "
                         "no tuples; no effect")
+    for name, readers in SCHEDULERS_OF.items():
+        if name in given and opt.scheduler not in readers:
+            warnings.append(f"--{name}: {show(getattr(opt, name))} given, but --scheduler "
+                            f"{opt.scheduler} does not read it; no effect")
     return warnings
 
 
@@ -425,7 +445,7 @@ def resolve(opt: Namespace) -> Namespace:
     opt = Namespace(**{name: copy.copy(value) for name, value in vars(opt).items()})
     for name, flag in FLAGS.items():
         flag.check(getattr(opt, name))
-    for settle in (_settle_modes, _check_device, _settle_data, _settle_image_size,
+    for settle in (_settle_modes, _check_epochs, _check_device, _settle_data, _settle_image_size,
                    _settle_batch_mining, _check_features, _settle_decorrelations, _check_sampler,
                    _check_batches, _check_cutoffs, _check_guests, _settle_evaluation,
                    _settle_output):
@@ -454,6 +474,10 @@ def resumed(opt: Namespace) -> Namespace:
                         f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    if run.scheduler == "cosine" and changed.get("n_epochs", run.n_epochs) != run.n_epochs:
+        refuse("--n_epochs", f"{opt.n_epochs} given, but learning rates of the run in "
+               f"{opt.resume!r} fall by --scheduler cosine over {run.n_epochs} epochs",
+               f"{run.n_epochs}, or a new run")
     if ("skip_broken_images" in changed and not run.skip_broken_images
             and criteria.needs(run.diva_features, "numbered images")):
         refuse("--skip_broken_images", "given on resume, but --diva_features "
@@ -523,10 +547,18 @@ def _settle_modes(opt: Namespace) -> None:
         if value and getattr(opt, other):
             refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given with --{other}",
                    "one of them")
-    if opt.use_sgd and opt.optim == "adam" and "optim" in opt.given:
-        refuse("--use_sgd", "given with --optim adam", "--use_sgd or --optim sgd")
+    if opt.use_sgd and opt.optim != "sgd" and "optim" in opt.given:
+        refuse("--use_sgd", f"given with --optim {opt.optim}", "--use_sgd or --optim sgd")
     if opt.use_sgd:
         opt.optim = "sgd"
+
+
+def _check_epochs(opt: Namespace) -> None:
+    """What happens in the first epochs must fit into the run."""
+    for name in ("warmup_epochs", "freeze_backbone"):
+        if (n_epochs := getattr(opt, name)) > opt.n_epochs:
+            refuse(f"--{name}", f"{n_epochs} given, more than --n_epochs {opt.n_epochs}",
+                   f"a whole number from 0 up to {opt.n_epochs}")
 
 
 def _check_device(opt: Namespace) -> None:

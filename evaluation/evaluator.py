@@ -86,22 +86,24 @@ class Evaluator:
     features: the network's heads; normalize: whether the architecture normalises them; names: the
     metrics to compute; storage_metrics: those that choose epochs (always computed);
     cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
-    final table a best epoch without them shows a dash); pictures: of the last split, at the best
-    epoch of the first evaltype; device: where embeddings lie and metrics are computed;
-    list_classes: keep in `classes` what `per_class` lists of each class; processes: which embed a
-    block of each split, the first of them measures.
+    final table a best epoch without them shows a dash); evaluate_every: epochs between evaluations,
+    which the first and the last always have; pictures: of the last split, at the best epoch of the
+    first evaltype; device: where embeddings lie and metrics are computed; list_classes: keep in
+    `classes` what `per_class` lists of each class; processes: which embed a block of each split,
+    the first of them measures.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
                  evaltypes: Sequence[str], names: Sequence[str], storage_metrics: Sequence[str],
                  cluster_every: int, n_epochs: int, pictures: Pictures | None = None,
                  device: torch.device | str = "cpu", list_classes: bool = False,
-                 processes: Alone = ALONE):
+                 processes: Alone = ALONE, evaluate_every: int = 1):
         self.splits, self.processes = list(splits), processes
         self.features, self.normalize, self.evaltypes = features, normalize, list(evaltypes)
         self.names = list(dict.fromkeys([*names, *storage_metrics]))
         self.storage_metrics = list(dict.fromkeys(storage_metrics))
         self.cluster_every, self.n_epochs = cluster_every, n_epochs
+        self.evaluate_every = evaluate_every
         self.pictures, self.device = pictures or Pictures(), device
         self.chosen_on = "Val" if any(split.name == "Val" for split in splits) else splits[-1].name
         self.classes: list[per_class.Row] | None = [] if list_classes else None
@@ -129,7 +131,8 @@ class Evaluator:
                         names=measured, storage_metrics=opt.storage_metrics,
                         cluster_every=opt.cluster_every, n_epochs=opt.n_epochs,
                         pictures=Pictures(opt.plots, opt.map), device=device_of_metrics,
-                        list_classes=opt.per_class is not None, processes=processes)
+                        list_classes=opt.per_class is not None, processes=processes,
+                        evaluate_every=opt.evaluate_every)
         evaluator.check(opt)
         return evaluator
 
@@ -174,11 +177,13 @@ class Evaluator:
                    "the test split, as papers of the field do (--train_val_split to avoid it)."))
 
     def evaluate(self, network: nn.Module, epoch: int, logger=None) -> list[tuple[str, str]]:
-        """Computes every metric for every evaltype on every split, and logs it where there is a
-        logger; `report` shows the numbers.
+        """Computes every metric for every evaltype on every split, where `evaluates` says so, and
+        logs it where there is a logger; `report` shows the numbers.
 
         Returns each (evaltype, storage metric) for which this epoch is the best so far.
         """
+        if not self.evaluates(epoch):
+            return []
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
         tables: dict[str, Neighbours] = {}
@@ -188,6 +193,9 @@ class Evaluator:
             self.processes.first(partial(self.add, results, tables, names, split, sides, logger))
         if not self.processes.is_first:
             return []
+        if logger is not None and self.evaluate_every > 1:
+            for split in self.splits:
+                logger.log(split.name, "epochs", {"epochs": epoch})
         self.measured, better = results, self.choose(epoch, results)
         improved = [metric for evaltype, metric in better if evaltype == self.evaltypes[0]]
         if logger is not None and self.pictures.wanted and improved:
@@ -213,9 +221,16 @@ class Evaluator:
             if evaltype == self.evaltypes[0] and self.pictures.wanted:
                 tables[split.name] = neighbours
 
+    def evaluates(self, epoch: int) -> bool:
+        """Whether `epoch`, counted from 0, is evaluated."""
+        return epoch % self.evaluate_every == 0 or epoch == self.n_epochs - 1
+
     def due(self, epoch: int) -> list[str]:
-        """The metrics to compute in `epoch`, counted from 0."""
-        if epoch % self.cluster_every == 0 or epoch == self.n_epochs - 1:
+        """The metrics to compute in an `epoch` that is evaluated. Those with clusters come with the
+        first evaluation in each `cluster_every` epochs."""
+        before = epoch - self.evaluate_every
+        if (epoch // self.cluster_every > before // self.cluster_every
+                or epoch == self.n_epochs - 1):
             return self.names
         return [name for name in self.names if not metrics.needs_clusters(name)]
 

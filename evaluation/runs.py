@@ -77,6 +77,7 @@ def read(folder: Path, flag: str) -> Run:
 def from_history(where: str, options: Mapping[str, Any],
                  points: Iterable[Mapping[str, Any]]) -> Run:
     """A run as W&B keeps it. points: what was logged after each epoch, in order."""
+    points = list(points)
     history = [scores for point in points if (scores := of_point(point))]
     values: dict[Key, float] = {}
     for epoch in history:
@@ -92,7 +93,8 @@ def from_history(where: str, options: Mapping[str, Any],
                 values.update({(split, name, f"best {metric}", score): value
                                for (split, name, score), value in chosen.items()
                                if name == evaltype})
-    return Run(where, dict(options), len(history), values, {})
+    n_epochs = sum(point.get("Train: loss") is not None for point in points)
+    return Run(where, dict(options), n_epochs, values, {})
 
 
 def of_point(point: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:

@@ -130,6 +130,9 @@ SHAPING = {
     "scheduler": (["exp"], TWICE),
     "gamma": ([0.5], [*TWICE, "--tau", 1]),
     "tau": ([1], TWICE),
+    "warmup_epochs": ([1], []),
+    "clip_grad": ([1e-3], []),
+    "freeze_backbone": ([1], []),
     "seed": ([2], []),
     "precision": (["bf16"], []),
     "train_val_split": ([0.5], ["--bs", 4]),
@@ -179,7 +182,7 @@ SHAPING = {
 ELSEWHERE = {
     "device", "gpu", "channels_last", "compile", "deterministic", "resume", "evaluate_only",
     "checkpoint", "dataset", "source_path", "kernels", "cache", "skip_broken_images", "check_data",
-    "data_gc_softened", "pml_miner_args", "diva_intra"}
+    "data_gc_softened", "pml_miner_args", "diva_intra", "ema"}
 
 
 def test_a_softened_coreset_has_other_images(make_opt):

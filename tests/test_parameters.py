@@ -62,7 +62,8 @@ ADDED = {
     "evaluate_only": False, "checkpoint": None, "wandb_mode": "online", "wandb_entity": None,
     "plots": "end", "map": "pca", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
     "check_data": False, "deterministic": False, "evaluate_on_cpu": False, "save_every": 1,
-    "all_classes": False, "results": None, "per_class": None,
+    "all_classes": False, "results": None, "per_class": None, "warmup_epochs": 0, "clip_grad": 0,
+    "ema": 0, "freeze_backbone": 0, "evaluate_every": 1,
 }
 
 

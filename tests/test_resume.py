@@ -27,6 +27,9 @@ SETTINGS = {
                         "--use_sgd"),
     "learned temperature": ("--diva_features", *runs.FOUR, "--diva_moco_trainable_temp",
                             "--diva_moco_temp_lr", 0.01, "--precision", "bf16"),
+    "recipe": ("--diva_features", *runs.FOUR, "--optim", "adamw", "--decay", 0.1, "--scheduler",
+               "cosine", "--warmup_epochs", 2, "--clip_grad", 0.01, "--ema", 0.7,
+               "--freeze_backbone", 2, "--evaluate_every", 2),
     "two workers": ("--diva_features", *runs.FOUR, "--kernels", 2),
 }
 MORE_SETTINGS = {
@@ -38,6 +41,10 @@ MORE_SETTINGS = {
                              "--cluster_every", 2, "--data_sampler", "random"),
     "proxies": ("--loss", "oproxy", "--augmentation", "big", "--crop_size", 32, "--cache", "ram",
                 "--data_sampler", "class_random_unique", "--plots", "end"),
+    "short warm-up": ("--warmup_epochs", 1, "--gamma", 0.5, "--tau", 1, "--ema", 0.9, "--optim",
+                      "sgd", "--clip_grad", 0.1, "--grad_cache_chunk", 3, "--arch",
+                      "shufflenet_v2_x0_5_frozen_normalize"),
+    "heads alone": ("--diva_features", "discriminative", "dc", "imrot", "--freeze_backbone", 3),
     "plain moco": ("--diva_features", "selfsimilarity", "--diva_ssl", "moco", "--data_sampler",
                    "rrandom", "--channels_last"),
 }
@@ -211,6 +218,28 @@ def test_fewer_epochs_than_are_done_are_refused_and_change_nothing(data, capsys)
     assert error == ("--n_epochs: 1 given, but the run has trained 2 epochs; accepted: a whole "
                      "number from 2 upwards")
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_horizon_of_a_cosine_stays(data, capsys):
+    folder = runs.train(data, "--n_epochs", 2, "--scheduler", "cosine")
+    for n_epochs in (1, 3):
+        assert refuse(capsys, "--resume", folder, "--n_epochs", n_epochs) == (
+            f"--n_epochs: {n_epochs} given, but learning rates of the run in {str(folder)!r} fall "
+            "by --scheduler cosine over 2 epochs; accepted: 2, or a new run")
+    runs.resume(folder, "--n_epochs", 2)
+
+
+def test_a_checkpoint_from_before_the_average_goes_on(data):
+    """Such a file names neither the average nor the newer options."""
+    whole = runs.train(data, "--n_epochs", 2)
+    folder = runs.train(data, "--n_epochs", 1)
+    options = json.loads((folder / "options.json").read_text())
+    for name in ("ema", "warmup_epochs", "clip_grad", "freeze_backbone", "evaluate_every"):
+        del options[name]
+    (folder / "options.json").write_text(json.dumps(options))
+    assert "trained" not in runs.last(folder)
+    runs.resume(folder, "--n_epochs", 2)
+    assert runs.differences(whole, folder) == []
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "foreign", "another run's"])

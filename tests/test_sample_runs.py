@@ -76,7 +76,7 @@ def test_quickstart_is_the_method_on_the_embedded_data():
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
-                                                   "Reproduce.sh", "Slurm.sh"}
+                                                   "Reproduce.sh", "Slurm.sh", "ViT.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -136,8 +136,41 @@ def test_the_published_runs_are_reproduced_over_seeds_and_resumed(given, seeds, 
             f" --n_epochs 1 --seed {seeds[seed]} --save_path {tmp_path / 'my runs'}")
 
 
+# Of the ViT runs: training images and classes, images a batch and of a class, steps of the recipe,
+# and the options that are those of DiVA's run on a ResNet50.
+VIT = {"cub200": (5864, 100, 900, 9, 50, ("CUB200.sh", 0)),
+       "cars196": (8054, 98, 882, 9, 300, ("CARS196.sh", 0)),
+       "online_products": (59551, 11318, 900, 2, 5000, ("SOP.sh", 0)),
+       "in-shop": (25882, 3997, 900, 2, 3200, ("SOP.sh", 0))}
+
+
+@pytest.mark.parametrize("chosen", [(), ("in-shop", "cub200")], ids=str)
+def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
+    done = subprocess.run([FOLDER / "ViT.sh", "my data", *chosen, "--seed", "3"], cwd=tmp_path,
+                          capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo"})
+    lines = [line.replace(str(tmp_path / "my data"), "/data") for line in done.stdout.splitlines()]
+    runs = [read_arguments(shlex.split(line)[1:]) for line in lines]
+    assert [opt.dataset for opt in runs] == list(chosen or VIT)
+    for opt in runs:
+        n_images, n_classes, bs, of_class, n_steps, (script, position) = VIT[opt.dataset]
+        published = list(commands(script))[position]
+        assert opt.arch == "timm:vit_small_patch16_224.dino_normalize" and opt.crop_size == 224
+        assert (opt.optim, opt.lr, opt.fc_lr, opt.decay, opt.scheduler, opt.warmup_epochs) == (
+            "adamw", 1e-5, -1, 0.01, "none", 0)
+        assert (opt.clip_grad, opt.bs, opt.samples_per_class) == (3, bs, of_class)
+        assert opt.data_sampler == "class_random_unique" and bs // of_class <= n_classes
+        assert 0 <= opt.n_epochs * (n_images // bs) - n_steps < n_images // bs
+        for name in ("diva_features", "diva_alpha_ssl", "diva_alpha_shared", "diva_alpha_intra",
+                     "diva_rho_decorrelation", "loss", "batch_mining", "embed_dim"):
+            assert getattr(opt, name) == getattr(published, name), name
+        assert opt.seed == 3 and opt.source_path == "/data"
+        assert 0.9 < opt.bs * opt.diva_moco_n_key_batches / (
+            published.bs * published.diva_moco_n_key_batches) < 1.1
+
+
 @pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh",
-                                    "Reproduce.sh"])
+                                    "Reproduce.sh", "ViT.sh"])
 def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""

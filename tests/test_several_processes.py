@@ -43,6 +43,8 @@ SETTINGS = {
     "all at once": (*FROZEN, "--diva_features", *criteria.FEATURES, "--data_sampler",
                     "firstmoment_batchmatch", "--data_batchmatch_ncomps", 3, "--grad_cache_chunk",
                     3),
+    "recipe": (*FROZEN, *FOUR, "--warmup_epochs", 3, "--clip_grad", 0.05, "--ema", 0.9,
+               "--freeze_backbone", 2),
     "bf16": (*FROZEN, *FOUR, "--precision", "bf16"),
 }
 # Relative differences of a step; gradients of the network's weights are summed in bf16, too.

@@ -307,6 +307,9 @@ WALKS = {
     "learned temperature": ["--diva_features", *runs.FOUR, "--diva_moco_trainable_temp",
                             "--diva_fixed", "--diva_sharing", "full"],
     "storage": ["--data_sampler", "d2_coreset", "--data_mb_mom", 0.5],
+    "recipe": ["--diva_features", *runs.FOUR, "--optim", "adamw", "--warmup_epochs", 1,
+               "--clip_grad", 0.1, "--ema", 0.9],
+    "heads alone": ["--diva_features", *ALL, "--freeze_backbone", 1],
     "frozen, bf16": ["--diva_features", *runs.FOUR, "--arch", "resnet18_frozen_normalize",
                      "--precision", "bf16", "--channels_last"],
 }

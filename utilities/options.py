@@ -28,23 +28,27 @@ Groups = Mapping[str, Sequence["Flag"]]
 
 
 class Range(NamedTuple):
-    """Numbers that an option may be: `low` (excluded where `above`) up to `high`, or `off`."""
+    """Numbers that an option may be: `low` (excluded where `above`) up to `high` (excluded where
+    `below`), or `off`."""
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     off: float | None = None
+    below: bool = False
 
     def __contains__(self, value) -> bool:
-        inside = self.low < value if self.above else self.low <= value
-        return value == self.off or (math.isfinite(value) and inside and value <= self.high)
+        inside = ((self.low < value if self.above else self.low <= value)
+                  and (value < self.high if self.below else value <= self.high))
+        return value == self.off or (math.isfinite(value) and inside)
 
     def __str__(self) -> str:
         """Follows "a number" in messages."""
         words = ""
         if math.isfinite(self.low):
             words = f" above {self.low}" if self.above else f" from {self.low}"
-            words += f" up to {self.high:.10g}" if math.isfinite(self.high) else (
+            end = "and below" if self.below else "up to"
+            words += f" {end} {self.high:.10g}" if math.isfinite(self.high) else (
                 "" if self.above else " upwards")
         return words + (f", or {self.off} (off)" if self.off is not None else "")
 

@@ -100,6 +100,13 @@ def test_w_and_b_chooses_on_the_validation_split_where_there_is_one():
     assert there.values["Test", "a_b", "last", "e_recall@1"] == 0.7
 
 
+def test_w_and_b_counts_the_epochs_between_evaluations():
+    points = [{"Train: loss": 1.0} | ({"Test: a_e_recall: e_recall@1": 0.1} if i % 2 == 0 else {})
+              for i in range(5)] + [{"Sample retrievals": {}}]
+    there = from_history("w", {"storage_metrics": ["e_recall@1"]}, points)
+    assert there.epochs == 5 and there.values["Test", "a", "last", "e_recall@1"] == 0.1
+
+
 def test_a_project_is_read_and_what_fails_there_is_one_line(monkeypatch, capsys):
     """The service itself cannot be reached where the tests run: a stand-in for its client."""
     def client(runs):
