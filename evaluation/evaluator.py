@@ -336,7 +336,8 @@ def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:
 def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:
     """Under the groups `<evaltype>_<metric family>`."""
     for name, value in values.items():
-        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value})
+        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value},
+                   best="max" if metrics.is_score(name) else "none")
 
 
 def table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
