@@ -8,9 +8,12 @@ whole; 2, 3, 4: first, middle and last piece).
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from utilities.wandb_run import SETTINGS
 
 HEADER, PIECE, BLOCK = 7, struct.Struct("<IHB"), 32768
 
@@ -28,6 +31,17 @@ class Part(NamedTuple):
 
     def column(self, key: str) -> list:
         return [point.get(key) for point in self.history]
+
+
+def restart(monkeypatch, **environment: str) -> None:
+    """Starts the client anew, offline unless WANDB_MODE is given, with no other variables."""
+    import wandb
+
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in ({"WANDB_MODE": "offline"} | SETTINGS | environment).items():
+        monkeypatch.setenv(name, value)
 
 
 def parts(folder: Path) -> list[Part]:

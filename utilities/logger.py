@@ -47,6 +47,10 @@ class Series:
     rows: list[list[float]] = field(default_factory=list)
 
     @property
+    def title(self) -> str:
+        return f"{self.split}: {self.group}"
+
+    @property
     def keys(self) -> list[str]:
         return [key(self.split, self.group, segment) for segment in self.segments]
 
@@ -197,7 +201,7 @@ class Logger(NoLogger):
 
     def _append(self, series: Series, epoch: int, numbers: dict[str, float]) -> None:
         assert set(numbers) == set(series.segments), (
-            f"{series.split}: {series.group} has the segments {series.segments}, now {list(numbers)}")
+            f"{series.title} has the segments {series.segments}, now {list(numbers)}")
         row = [numbers[segment] for segment in series.segments]
         lines = [row] if series.rows else [series.segments, row]
         path = self._csv(series)
@@ -214,7 +218,7 @@ class Logger(NoLogger):
 
     def _draw(self, series: Series) -> None:
         write_text(self.folder / "Progression_Plots" / f"Graph_{series.stem}.svg", plot.curves(
-            f"{series.split}: {series.group}", series.epochs, series.rows, series.segments), sync=False)
+            series.title, series.epochs, series.rows, series.segments), sync=False)
 
 
 def key(split: str, group: str, segment: str) -> str:

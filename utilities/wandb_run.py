@@ -74,9 +74,10 @@ class WandbRun:
 
     @classmethod
     def from_opt(cls, opt, folder: str | Path, config: dict[str, Any]) -> WandbRun:
-        return cls(folder, project=opt.project, group=opt.group, name=opt.savename,
+        tags = [opt.dataset, opt.arch, opt.loss, *opt.diva_features]
+        return cls(folder, project=opt.project, group=opt.group, name=opt.savename, tags=tags,
                    entity=opt.wandb_entity, key=opt.wandb_key, mode=opt.wandb_mode, config=config,
-                   last=opt.n_epochs - 1, tags=[opt.dataset, opt.arch, opt.loss, *opt.diva_features])
+                   last=opt.n_epochs - 1)
 
     def start(self) -> None:
         """Starts the run under `id`. Where that is None, under the one that a sweep's agent or the

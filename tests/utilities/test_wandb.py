@@ -5,6 +5,7 @@ server.
 """
 
 import base64
+import functools
 import json
 import math
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.wandb_records import parts
+from tests.wandb_records import parts, restart
 from utilities import wandb_run
 from utilities.logger import Logger
 from utilities.wandb_run import NoRun, WandbRun
@@ -34,22 +35,14 @@ RECALL = "Test: d-0.5_e_recall: e_recall@1"      # a dot is no level of a nested
 @pytest.fixture
 def client(monkeypatch, tmp_path):
     """client(NAME=value, ...) starts the client anew, offline unless WANDB_MODE is given."""
-    wandb = pytest.importorskip("wandb")
     monkeypatch.setattr(sys, "argv", ["diva_main.py"])
     monkeypatch.setattr(wandb_run, "INIT_SECONDS", 3)
     monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 3)
-
-    def start(**environment):
-        wandb.teardown()
-        for name in [name for name in os.environ if name.startswith("WANDB_")]:
-            monkeypatch.delenv(name)
-        for name, value in ({"WANDB_MODE": "offline", "HOME": str(tmp_path)}
-                            | wandb_run.SETTINGS | environment).items():
-            monkeypatch.setenv(name, value)
-
+    monkeypatch.setenv("HOME", str(tmp_path))
+    start = functools.partial(restart, monkeypatch)
     start()
     yield start
-    wandb.teardown()
+    parts(tmp_path)     # ends the client
 
 
 def options(**given):
@@ -415,11 +408,13 @@ class Server(ThreadingHTTPServer):
 
     def known(self):
         """The run, as the client that resumes it is told, None where nothing has come yet."""
-        return self.lines and {
+        if not self.lines:
+            return None
+        return {
             "id": "x", "name": "r", "displayName": "G_s0", "summaryMetrics": "{}", "config": "{}",
             "tags": [], "wandbConfig": '{"t": 1}', "historyLineCount": len(self.lines),
             "historyTail": json.dumps(self.lines[-1:]), "eventsLineCount": 0, "eventsTail": "[]",
-            "logLineCount": 0} or None
+            "logLineCount": 0}
 
 
 class Answer(BaseHTTPRequestHandler):
