@@ -6,6 +6,7 @@ server.
 
 import base64
 import functools
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import runs
 from tests.wandb_records import parts, restart
 from utilities import wandb_run
 from utilities.logger import Logger
@@ -389,6 +391,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, refuses=False):
         super().__init__(("127.0.0.1", 0), Answer)
         self.refuses, self.received, self.keys, self.lines = refuses, [], set(), []
+        self.sweep, self.commands = {}, []      # what its agent is told, the latter once
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def __exit__(self, *_):
@@ -451,6 +454,14 @@ class Answer(BaseHTTPRequestHandler):
                 "id": "x", "name": variables.get("name"), "config": "{}", "description": None,
                 "displayName": variables.get("displayName"), "sweepName": None,
                 "historyLineCount": len(self.server.lines), "project": PROJECT}}}
+        if "SweepWithRuns" in asked["query"]:
+            return {"project": {"sweep": {"config": json.dumps(self.server.sweep), "runs": {
+                "edges": []}}}}
+        if "CreateAgent" in asked["query"]:
+            return {"createAgent": {"agent": {"id": "a"}}}
+        if "Heartbeat" in asked["query"]:
+            commands, self.server.commands = self.server.commands, []
+            return {"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps(commands)}}
         if "CreateRunFiles" in asked["query"]:
             return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": [
                 {"name": name, "uploadUrl": f"{self.server.url}/{name}"}
@@ -566,3 +577,34 @@ def test_the_real_client_keeps_everything_when_the_connection_is_lost(tmp_path):
     output = train(tmp_path, server.url, "lost", lose)
     assert "finished" in output and output.count("W&B: lost") == 1 and "wandb sync" in output
     assert stored_runs(tmp_path) and not files_with(tmp_path, KEY)
+
+
+@pytest.mark.slow
+def test_an_agent_trains_a_run_of_the_sweep(tmp_path):
+    """The client's own agent, on images and a network that are made small by the drawn values."""
+    from wandb.sdk.launch.sweeps.utils import load_sweep_config
+
+    words = runs.arguments(tmp_path)
+    small = dict(itertools.pairwise(words)) | {"--not_pretrained": True}
+    with Server() as server:
+        server.sweep = load_sweep_config(str(ROOT / "SampleRuns" / "wandb_sweep.yaml"))
+        drawn = {name: given.get("value", 0.25)
+                 for name, given in server.sweep["parameters"].items()}
+        drawn |= {word[2:]: value for word, value in small.items() if word.startswith("--")}
+        drawn |= {"n_epochs": 2, "samples_per_class": 2, "train_val_split": 0.5, "log_every": 1}
+        server.commands = [{"type": "run", "run_id": "agents12", "program": "diva_main.py",
+                            "args": {name: {"value": value} for name, value in drawn.items()}}]
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "agent", "E/P/sweep1", "--count", "1"], cwd=ROOT,
+            env=os.environ | {"WANDB_BASE_URL": server.url, "WANDB_MODE": "online",
+                              "WANDB_API_KEY": KEY, "WANDB_DIR": str(tmp_path), "PATH":
+                              f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                              "HOME": str(tmp_path)},
+            capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and server.points, done.stderr
+    folder, = runs.folders(tmp_path)
+    assert runs.last(folder)["logger"]["wandb_id"] == "agents12"
+    goal = server.sweep["metric"]["name"]
+    assert [(point["_step"], 0 <= point[goal] <= 1) for point in server.points] == [
+        (0, True), (1, True)]
+    assert "Ignoring" not in done.stdout + done.stderr
