@@ -384,13 +384,15 @@ PROJECT = {"id": "p", "name": "P", "entity": {"id": "e", "name": "E"}}
 
 class Server(ThreadingHTTPServer):
     """Enough of W&B's server for the client to believe in it, or, with `refuses`, to be turned
-    away. Remembers what it was sent: bodies, keys, and of one run its points, one line each."""
+    away. Remembers what it was sent: bodies, keys, and of one run its points, one line each, and
+    its summary."""
 
     daemon_threads = True
 
     def __init__(self, refuses=False):
         super().__init__(("127.0.0.1", 0), Answer)
         self.refuses, self.received, self.keys, self.lines = refuses, [], set(), []
+        self.summary: dict = {}
         self.sweep, self.commands = {}, []      # what its agent is told, the latter once
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -414,10 +416,10 @@ class Server(ThreadingHTTPServer):
         if not self.lines:
             return None
         return {
-            "id": "x", "name": "r", "displayName": "G_s0", "summaryMetrics": "{}", "config": "{}",
-            "tags": [], "wandbConfig": '{"t": 1}', "historyLineCount": len(self.lines),
-            "historyTail": json.dumps(self.lines[-1:]), "eventsLineCount": 0, "eventsTail": "[]",
-            "logLineCount": 0}
+            "id": "x", "name": "r", "displayName": "G_s0", "config": "{}", "tags": [],
+            "summaryMetrics": json.dumps(self.summary), "wandbConfig": '{"t": 1}',
+            "historyLineCount": len(self.lines), "historyTail": json.dumps(self.lines[-1:]),
+            "eventsLineCount": 0, "eventsTail": "[]", "logLineCount": 0}
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -438,6 +440,8 @@ class Answer(BaseHTTPRequestHandler):
             files = json.loads(body).get("files") or {}
             if history := files.get("wandb-history.jsonl"):
                 server.lines[history["offset"]:] = history["content"]
+            if summary := files.get("wandb-summary.json"):
+                server.summary = json.loads(summary["content"][-1])
         self.answer(401 if server.refuses else 200, data)
 
     do_PUT = do_GET = do_POST
@@ -530,20 +534,45 @@ def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_twice(tmp_path, client
         logger = Logger.from_opt(options(wandb_key=None), tmp_path, {})
         logger.start()
         for epoch in range(4):
-            log(logger, epoch, recall=epoch / 4)
+            log(logger, epoch, recall=[0.1, 0.5, 0.3, 0.2][epoch])
             if epoch == 1:
                 state = logger.state_dict()
         logger.close(exit_code=1)
         server.lines = server.lines[:3 - lost]
+        server.summary |= {"_step": len(server.lines) - 1}
         resumed = Logger.from_opt(options(wandb_key=None), tmp_path, {})
         resumed.load_state_dict(state)
         resumed.start()
         for epoch in range(2, 6):
-            log(resumed, epoch, recall=epoch / 4)
+            log(resumed, epoch, recall=[0.3, 0.2, 0.4, 0.1][epoch - 2])
         resumed.close()
-        assert [(point["_step"], point["Train: epochs"], point[RECALL])
-                for point in server.points] == [(e, e, e / 4) for e in range(6)]
-    assert server.keys == {f"api:{KEY}"}
+        assert [(point["_step"], point["Train: epochs"]) for point in server.points] == [
+            (epoch, epoch) for epoch in range(6)]
+        assert [point[RECALL] for point in server.points] == [0.1, 0.5, 0.3, 0.2, 0.4, 0.1]
+    assert server.summary[RECALL] == 0.5 and server.keys == {f"api:{KEY}"}
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_resumed_run_are_one_curve_when_they_are_uploaded(tmp_path, client):
+    """By `wandb sync`, as the run says."""
+    logger = Logger.from_opt(options(n_epochs=2), tmp_path, {})
+    logger.start()
+    for epoch, recall in enumerate([0.1, 0.5]):
+        log(logger, epoch, recall)
+    logger.close()
+    resumed = Logger.from_opt(options(n_epochs=4), tmp_path, {})
+    resumed.load_state_dict(logger.state_dict())
+    resumed.start()
+    for epoch, recall in ((2, 0.3), (3, 0.2)):
+        log(resumed, epoch, recall)
+    resumed.close()
+    folders = [part.folder for part in parts(tmp_path)]
+    with Server() as server:
+        subprocess.run([sys.executable, "-m", "wandb", "sync", *folders], check=True, env=os.environ
+                       | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, timeout=120)
+    assert [(point["_step"], point[RECALL]) for point in server.points] == [
+        (0, 0.1), (1, 0.5), (2, 0.3), (3, 0.2)]
+    assert server.summary[RECALL] == 0.5
 
 
 @pytest.mark.slow
