@@ -286,7 +286,7 @@ def test_learning_rates_over_the_epochs(tree, name):
     logged, used, step = [], [], training.scaling.step
 
     class Logger:
-        def log(self, split, group, segments):
+        def log(self, split, group, segments, best="none"):
             if group == "Learning rate":
                 logged.append(segments)
 

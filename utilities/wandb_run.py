@@ -101,8 +101,11 @@ class WandbRun:
                 self._go_offline("offline, by --wandb_mode")
             else:
                 self._init("online")
-                self.logged = self.run.starting_step - 1
+                saved, self.logged = self.logged, self.run.starting_step - 1
                 print(f"W&B: {self.run.url}", flush=True)
+                if self.logged > saved:
+                    print(f"W&B: epochs up to {self.logged} are there and not sent again",
+                          flush=True)
         except Exception as error:
             self._go_offline(f"cannot log online ({_reason(error)})")
 

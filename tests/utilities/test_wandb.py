@@ -526,7 +526,7 @@ def test_the_real_client_sends_the_points_and_keeps_the_key(tmp_path):
 
 
 @pytest.mark.parametrize("lost", [0, 1, 3], ids=["nothing", "a point", "all points"])
-def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_twice(tmp_path, client, lost):
+def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_twice(tmp_path, client, lost, capsys):
     """Killed two epochs behind its checkpoint, of which W&B may have got all or not. The key is
     the client's own."""
     with Server() as server:
@@ -550,6 +550,8 @@ def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_twice(tmp_path, client
             (epoch, epoch) for epoch in range(6)]
         assert [point[RECALL] for point in server.points] == [0.1, 0.5, 0.3, 0.2, 0.4, 0.1]
     assert server.summary[RECALL] == 0.5 and server.keys == {f"api:{KEY}"}
+    told = capsys.readouterr().out
+    assert ("epochs up to 2 are there and not sent again" in told) == (lost == 0)
 
 
 @pytest.mark.slow
