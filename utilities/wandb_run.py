@@ -32,9 +32,10 @@ MAX_BINS = 512  # of a histogram on W&B
 MAX_TAG, MAX_NAME = 64, 128  # characters; W&B refuses longer ones
 EPOCH = "Train: epochs"  # the key that charts have as their horizontal axis
 CLIENT = "by the client's own settings (WANDB_MODE)"
-# Of the client: its messages would repeat ours, and its error reports delay the end of a run by
-# 10 s where there is no network.
-SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+# Of the client: its messages would repeat ours, its error reports delay the end of a run by 10 s
+# where there is no network, and a process that is killed would lose the points of the last 15 s.
+SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false",
+            "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
 
 
 class NoRun:

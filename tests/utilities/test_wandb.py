@@ -162,6 +162,31 @@ def test_a_point_waits_for_its_checkpoint(tmp_path, client):
     assert part.column("_step") == [0] and part.finished == 1
 
 
+KILLED = """
+    import os, sys, time
+    from pathlib import Path
+    from utilities.wandb_run import WandbRun
+
+    run = WandbRun(sys.argv[1], project="P", group="G", name="n", entity=None, tags=["t"], key=None,
+                   mode="offline", last=9, config={})
+    run.start()
+    run.log({"loss": 1.0}, 0, {})
+    file, = Path(sys.argv[1]).glob("wandb/offline-run-*/*.wandb")
+    until = time.time() + 10
+    while b"loss" not in file.read_bytes() and time.time() < until:
+        time.sleep(0.1)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_process_leaves_its_points(tmp_path):
+    """The client by itself writes every 15 s."""
+    subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), tmp_path], cwd=tmp_path,
+                   env=os.environ | {"WANDB_MODE": "offline", "PYTHONPATH": str(ROOT)}, timeout=120)
+    part, = parts(tmp_path)
+    assert part.column("loss") == [1] and part.finished is None
+
+
 def test_an_array_becomes_a_histogram_of_a_bar_per_entry(tmp_path, client):
     run = run_of(tmp_path)
     run.log({"spectrum": np.array([3.0, 1.0]), "long": np.arange(1000.0)}, 4, {})
