@@ -596,7 +596,8 @@ def test_the_parts_of_a_resumed_run_are_one_curve_when_they_are_uploaded(tmp_pat
     folders = [part.folder for part in parts(tmp_path)]
     with Server() as server:
         subprocess.run([sys.executable, "-m", "wandb", "sync", *folders], check=True, env=os.environ
-                       | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, timeout=120)
+                       | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}, cwd=tmp_path,
+                       timeout=120)
     assert [(point["_step"], point[RECALL]) for point in server.points] == [
         (0, 0.1), (1, 0.5), (2, 0.3), (3, 0.2)]
     assert server.summary[RECALL] == 0.5
