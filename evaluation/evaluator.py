@@ -335,7 +335,8 @@ def score(names: Sequence[str], split: Split, points: Sequence[Tensor],
 def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:
     """Under the groups `<evaltype>_<metric family>`."""
     for name, value in values.items():
-        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value})
+        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value},
+                   best="max" if metrics.is_score(name) else "none")
 
 
 def table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:

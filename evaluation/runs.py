@@ -13,6 +13,7 @@ from utilities import checkpoint, run_folder
 from utilities.errors import RunError, UserError, refuse
 from utilities.files import fault
 from utilities.options import OPTIONS_FILE
+from utilities.wandb_run import EPOCH
 
 SPLITS = ("Train", "Val", "Test")
 RESULTS = "the folder of a run that has trained an epoch, or a folder of such"
@@ -76,9 +77,12 @@ def read(folder: Path, flag: str) -> Run:
 
 def from_history(where: str, options: Mapping[str, Any],
                  points: Iterable[Mapping[str, Any]]) -> Run:
-    """A run as W&B keeps it. points: what was logged after each epoch, in order."""
+    """A run as W&B keeps it. points: what was logged after each epoch; of an epoch that stands
+    there twice the later one counts."""
     points = list(points)
-    history = [scores for point in points if (scores := of_point(point))]
+    epochs = {point.get(EPOCH, n): scores for n, point in enumerate(points)
+              if (scores := of_point(point))}
+    history = [epochs[epoch] for epoch in sorted(epochs)]
     values: dict[Key, float] = {}
     for epoch in history:
         values.update({(*key[:2], "last", key[2]): value for key, value in epoch.items()})
@@ -93,7 +97,8 @@ def from_history(where: str, options: Mapping[str, Any],
                 values.update({(split, name, f"best {metric}", score): value
                                for (split, name, score), value in chosen.items()
                                if name == evaltype})
-    n_epochs = sum(point.get("Train: loss") is not None for point in points)
+    n_epochs = len({point.get(EPOCH, n) for n, point in enumerate(points)
+                    if point.get("Train: loss") is not None})
     return Run(where, dict(options), n_epochs, values, {})
 
 

@@ -18,9 +18,8 @@ import diva_main
 import parameters
 from architectures.network import Network
 from criteria import dc
-from tests import runs, trees
+from tests import runs, trees, wandb_records
 from tests.test_layers import ROOT
-from utilities import wandb_run
 
 PUBLISHED = (  # as SampleRuns/CUB200.sh has it
     "--dataset cub200 --diva_ssl fast_moco --diva_sharing random --loss margin --batch_mining"
@@ -90,17 +89,38 @@ def test_the_time_of_an_epoch_leaves_out_clustering_and_storage(tmp_path, monkey
 
 
 def test_the_config_on_wandb_tells_the_versions_and_keeps_no_key(tmp_path, monkeypatch):
-    configs, init = [], wandb_run.WandbRun.__init__
-
-    def watched(self, *arguments, config, **given):
-        configs.append(config)
-        init(self, *arguments, config=config, **given)
-
-    monkeypatch.setattr(wandb_run.WandbRun, "__init__", watched)
-    runs.train(tmp_path, "--log_online", "--wandb_mode", "offline", "--wandb_key", "k" * 40)
-    config, = configs
+    wandb_records.restart(monkeypatch)
+    folder = runs.train(tmp_path, "--log_online", "--wandb_key", "k" * 40)
+    part, = wandb_records.parts(folder)
+    config = part.config
     assert config["environment"]["torch"] == torch.__version__ and config["bs"] == 8
     assert "k" * 40 not in json.dumps(config)
+
+
+def test_a_run_on_wandb_has_the_keys_of_dashboards_and_its_best_values(tmp_path, monkeypatch):
+    wandb_records.restart(monkeypatch)
+    folder = runs.train(
+        tmp_path, "--log_online", "--group", "G", "--seed", 3, "--n_epochs", 3, "--plots", "end",
+        "--diva_features", *runs.FOUR, "--evaltypes", "discriminative", "--train_val_split", 0.5,
+        "--train_val_split_by_class", "--evaluation_metrics", "e_recall@1", "dists@intra")
+    part, = wandb_records.parts(folder)
+    last = part.history[-1]
+    for key in ("Train: loss", "Train: sep. loss", "Train: time", "Train: epochs",
+                "Train: Temp: temp", "Train: Loss: shared", "Model Grad: L2: Grad L2",
+                "Model Grad: Max: Grad Max", "Test: discriminative_e_recall: e_recall@1",
+                "Val: discriminative_e_recall: e_recall@1"):
+        assert isinstance(last[key], (int, float)), key
+    assert last["Sample retrievals"]["_type"] == "image-file"
+    assert part.column("_step") == part.column("Train: epochs") == [0, 1, 2]
+    for group, key, choose in (
+            ("Val_discriminative_e_recall", "Val: discriminative_e_recall: e_recall@1", max),
+            ("Test_discriminative_dists", "Test: discriminative_dists: dists@intra",
+             lambda values: values[-1]),
+            ("Train_loss", "Train: loss", min)):
+        values = [row[key.split(": ")[-1]] for row in runs.rows(folder, group)]
+        assert part.column(key) == values and part.summary[key] == choose(values)
+    assert (part.run.run_group, part.run.display_name) == ("G", "G_s3")
+    assert list(part.run.tags) == ["tiny", "shufflenet_v2_x0_5_normalize", "margin", *runs.FOUR]
 
 
 def test_best_checkpoints_of_one_epoch_are_one_file_on_disk(tmp_path):

@@ -73,6 +73,42 @@ def test_quickstart_is_the_method_on_the_embedded_data():
     assert opt.save_path == os.path.abspath("Training_Results")
 
 
+def sweep(client_utilities):
+    """The sweep as the client reads it, and {parameter: a value that it may draw}."""
+    config = client_utilities.load_sweep_config(str(FOLDER / "wandb_sweep.yaml"))
+    return config, {name: given["value"] if "value" in given else (given["min"] + given["max"]) / 2
+                    for name, given in config["parameters"].items()}
+
+
+def test_the_sweep_asks_for_runs_that_log_what_it_maximises():
+    """The words are made by the client, as its agent makes them."""
+    utilities = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    config, drawn = sweep(utilities)
+    assert config["command"] == ["${env}", "${interpreter}", "${program}",
+                                 "${args_no_boolean_flags}"]
+    made = utilities.create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in drawn.items()}})
+    opt = read_arguments(made["args_no_boolean_flags"])
+    evaltype, = opt.evaltypes
+    assert config["metric"] == {"goal": "maximize",
+                                "name": f"Val: {evaltype}_e_recall: {opt.storage_metrics[0]}"}
+    assert "." not in evaltype      # W&B takes a dot for a level of a nested key
+    assert opt.log_online and opt.train_val_split == 0.8 and opt.train_val_split_by_class
+    assert set(opt.diva_rho_decorrelation) == {1505} and opt.diva_features == FOUR
+    assert opt.evaluation_metrics == ["e_recall@1", "nmi", "mAP_c"]
+    weights = {name: given for name, given in config["parameters"].items() if "min" in given}
+    assert set(weights) == {"diva_rho_decorrelation", "diva_alpha_ssl", "diva_alpha_shared",
+                            "diva_alpha_intra"}
+
+
+@pytest.mark.parametrize(("word", "values"), [
+    ("--tau=[55, 70]", [55, 70]), ("--tau=[55]", [55]), ("--tau=55", [55])])
+def test_a_list_of_an_agent_is_a_list(word, values):
+    assert read_arguments([word]).tau == values
+    features = read_arguments(["--diva_features=['discriminative', 'shared']"]).diva_features
+    assert features == ["discriminative", "shared"]
+
+
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",

@@ -319,7 +319,7 @@ def learning_rates(tree, *argv) -> tuple[list[dict], list[dict]]:
     logged, used, step = [], [], training.scaling.step
 
     class Logger:
-        def log(self, split, group, segments):
+        def log(self, split, group, segments, best="none"):
             if group == "Learning rate":
                 logged.append(segments)
 

@@ -72,6 +72,13 @@ WRONG = [
      "--lr: invalid float value: 'fast'; accepted: a number above 0"),
     ("--bs 11.5",
      "--bs: invalid int value: '11.5'; accepted: a whole number from 2 upwards"),
+    ("--tau=[]",
+     "--tau: expected at least one argument; accepted: one or more of: a whole number from 1 "
+     "upwards"),
+    ("--tau=[5,x]",
+     "--tau: invalid int value: 'x'; accepted: one or more of: a whole number from 1 upwards"),
+    ("--use_sgd=True",
+     "--use_sgd: ignored explicit argument 'True'; accepted: the flag alone, without a value"),
     ("--tau 5 x",
      "--tau: invalid int value: 'x'; accepted: one or more of: a whole number from 1 upwards"),
     ("--miner_parametric_support_lim 1",

@@ -182,7 +182,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
             flag = find(name, known)
             if equals and flag.kind is bool:
                 refuse(flag.name, f"ignored explicit argument {value!r}", flag.form)
-            found.append((flag, [value] if equals else []))
+            found.append((flag, behind_equals(flag, value) if equals else []))
         elif found and (not loose or len(found[-1][1]) < found[-1][0].most):
             found[-1][1].append(word)
         elif loose:
@@ -205,6 +205,14 @@ def is_flag(word: str) -> bool:
     except ValueError:
         return word.startswith("-") and word != "-"
     return False
+
+
+def behind_equals(flag: Flag, value: str) -> list[str]:
+    """The words that `--flag=value` gives the flag: one, or those of a list, which an agent of
+    Weights & Biases writes as Python does: `['a', 'b']`."""
+    if flag.nargs is None or not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    return [word.strip().strip("'\"") for word in value[1:-1].split(",") if word.strip()]
 
 
 def find(name: str, known: Mapping[str, Flag]) -> Flag:

@@ -19,12 +19,13 @@ class Online:
 
     def __init__(self, run_id="abc"):
         self.id, self.points, self.pictures, self.finished = run_id, [], [], None
+        self.logged = -1
 
     def start(self):
         pass
 
-    def log(self, values, step):
-        self.points.append((step, values))
+    def log(self, values, epoch, best):
+        self.points.append((epoch, values))
 
     def picture(self, name, path):
         self.pictures.append((name, path))
@@ -42,6 +43,7 @@ def log_epoch(logger, epoch, clusters=True):
     if clusters:
         logger.log("Test", "discriminative_nmi", {"nmi": 0.5 + epoch})
     logger.end_epoch(epoch)
+    logger.publish()
 
 
 def read_all(folder):
@@ -60,6 +62,7 @@ def test_one_point_per_epoch_under_the_dashboards_names(tmp_path):
     logger.log("Model Grad", "Max", {"Grad Max": 6})
     logger.log("Test", "discriminative_e_recall", {"e_recall@1": 0.5})
     logger.end_epoch(0)
+    logger.publish()
     assert online.points == [(0, {
         "Train: loss": 1.0, "Train: sep. loss": 2.0, "Train: time": 3.0, "Train: epochs": 0.0,
         "Train: Temp: temp": 0.1, "Train: Loss: discriminative": 4.0,
