@@ -142,7 +142,8 @@ class Processes(Alone):
         for module in (network, *others):
             self.from_first(module)
         random = {type(module).__name__ for module in network.modules()
-                  if type(module).__name__.startswith(DROPOUT)}
+                  if type(module).__name__.startswith(DROPOUT)
+                  and getattr(module, "p", getattr(module, "drop_prob", 1))}
         if random:
             print(f"{', '.join(sorted(random))}: drawn on each process for itself, so that the "
                   "run differs from that of one process.", flush=True)
