@@ -70,7 +70,7 @@ def check(name: str) -> None:
     registry.check(name, sorted(TORCHVISION + PRETRAINEDMODELS), flag="--arch")
 
 
-def build(name: str, size: int) -> Pooled:
+def build(name: str, size: int = 224) -> Pooled:
     """The network `name` with random weights, for images of size x size pixels; UserError where
     no library has it."""
     check(name)

@@ -126,12 +126,12 @@ def feature_dim(model: Model, backbone: str, size: int) -> int:
     UserError where `model` cannot take images of that size, cuts off their edges, or does not pool.
     """
     patches = getattr(model.timm, "patch_embed", None)
-    patch, pads = (getattr(patches, name, default) for name, default in
-                   (("patch_size", (1, 1)), ("dynamic_img_pad", False)))
-    if size % patch[0] and not pads:
-        refuse("--crop_size", f"--arch {backbone} cuts images into patches of {patch[0]} x "
-               f"{patch[0]} pixels, which {size} is no multiple of",
-               f"e.g. {max(1, round(size / patch[0])) * patch[0]}")
+    if isinstance(patches, library().layers.PatchEmbed) and not patches.dynamic_img_pad:
+        patch, _ = patches.patch_size
+        if size % patch:
+            refuse("--crop_size", f"--arch {backbone} cuts images into patches of {patch} x {patch}"
+                   f" pixels, which {size} is no multiple of",
+                   f"e.g. {max(1, round(size / patch)) * patch}")
     training = model.training
     try:
         shape = model.eval()(torch.zeros(1, 3, size, size)).shape
@@ -184,7 +184,8 @@ def download(backbone: str, size: int) -> dict[str, Tensor]:
     try:
         # Any answer will do. Without one the hub's client would try for most of a minute.
         huggingface_hub.get_session().head(source, timeout=ANSWER)
-        return create(backbone, size, pretrained=True).state_dict()
+        with torch.random.fork_rng(devices=[]):
+            return create(backbone, size, pretrained=True).state_dict()
     except Exception as error:      # of the network, the disk or what came
         refuse("--arch", f"the weights of {backbone} could not be downloaded from {source} "
                f"({one_line(error)[:200]})",
@@ -209,7 +210,8 @@ def fitting(backbone: str, size: int, tensors: Mapping[str, Tensor], model: nn.M
     def converted(further: dict[str, Tensor]) -> nn.Module | None:
         overlay = {"state_dict": tensors | further, "num_classes": 0}
         try:
-            return create(backbone, size, pretrained=True, pretrained_cfg_overlay=overlay)
+            with torch.random.fork_rng(devices=[]):
+                return create(backbone, size, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception:       # of timm, in any form
             return None
 
