@@ -1,10 +1,11 @@
-"""timm's models as backbones. Weights are random, and what is published comes from a server here."""
+"""timm's models as backbones, with random weights; what is published comes from a server here."""
 
 import http.server
 import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,9 @@ import parameters
 from architectures import guest, weights
 from datasets import transforms
 from datasets.pictures import Picture, Pictures
+from evaluation import export
 from tests import runs, trees
+from tests.tools import call
 from utilities import distributed
 from utilities.errors import UserError
 
@@ -299,6 +302,30 @@ def test_a_run_can_be_evaluated_and_continued_at_another_image_size(run, make_op
     assert network.model.timm.pos_embed.shape == (1, 17, 64)
     stored = runs.last(run)["state_dict"]
     assert torch.equal(network.model.timm.norm.weight, stored["model.timm.norm.weight"])
+
+
+@pytest.mark.parametrize("form", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_run_is_exported_with_what_its_images_need(run, tmp_path, form):
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+    out = tmp_path / "network.pt2"
+    assert call(export, "--checkpoint", run / "checkpoint_last.pth.tar", "--format", form, "--out",
+                out) == 0       # which compares it with the network
+    described = json.loads(out.with_suffix(".json").read_text())
+    assert (described["interpolation"], described["mean"], described["crop"]) == (
+        "bicubic", [0.5, 0.5, 0.5], 32)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("backbone", [CNN, VIT])
+def test_compiled_it_trains_as_it_does_without(tmp_path, backbone):
+    losses = []
+    for argv in ((), ("--compile",)):
+        folder = runs.train(tmp_path, "--arch", f"{backbone}_normalize", "--diva_features",
+                            "discriminative", "selfsimilarity", *argv)
+        losses.append(runs.rows(folder, "Train_loss")[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
