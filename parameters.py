@@ -109,9 +109,9 @@ ARCHITECTURES = (
          "statistics) and _normalize (unit-length embeddings) in any order"),
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
     Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
-    Flag("--weights_path", str, None, "file with the backbone's weights (.pth, or .safetensors), instead of a "
-         "download, or a run's checkpoint: a new run starts from its trunk, and from its heads of "
-         "the same feature and --embed_dim"),
+    Flag("--weights_path", str, None, "file with the backbone's weights (.pth, .safetensors), "
+         "instead of a download, or a run's checkpoint: a new run starts from its trunk, and from "
+         "its heads of the same feature and --embed_dim"),
 )
 
 DATASAMPLER = (

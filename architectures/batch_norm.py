@@ -31,9 +31,9 @@ def share_statistics(network: nn.Module, processes: Alone) -> None:
         if isinstance(module, _BatchNorm):
             module.__class__ = shared(type(module), processes)
         elif keeps_statistics(module) and module.training:
-            refuse("--arch", f"{type(module).__name__} normalises by the whole batch, which several "
-                   "processes do not share", "another backbone, _frozen behind its name, or one "
-                   "process")
+            refuse("--arch", f"{type(module).__name__} normalises by the whole batch, which "
+                   "several processes do not share",
+                   "another backbone, _frozen behind its name, or one process")
 
 
 def shared(kind: type[_BatchNorm], processes: Alone) -> type[_BatchNorm]:

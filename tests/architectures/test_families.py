@@ -19,7 +19,8 @@ FAMILIES = {
         "gcvit_xxtiny ghostnet_050 hardcorenas_b hgnetv2_b0 iformer_t inception_next_atto "
         "lcnetv2_small legacy_seresnet18 mobilevit_xxs pit_ti_224 regnetx_002 repghostnet_050 "
         "resnest14d resnetv2_18 rexnet_100 shvit_s1 skresnet18 starnet_s050 swiftformer_xs "
-        "test_mambaout test_nfnet test_resnet visformer_tiny"),
+        "test_mambaout test_nfnet test_resnet visformer_tiny levit_128s fastvit_t8 poolformer_s12 "
+        "mixer_s32_224 lowformer_b0 hrnet_w18_small dpn48b"),
 }
 
 
