@@ -115,13 +115,14 @@ DATASETS = (
 
 ARCHITECTURES = (
     Flag("--arch", str, "resnet50_frozen_normalize", "backbone (resnet50, bninception, googlenet, "
-         "or another of pretrainedmodels and torchvision), with suffixes _frozen (BatchNorm keeps "
-         "its statistics) and _normalize (unit-length embeddings) in any order"),
+         "another of pretrainedmodels and torchvision, or timm:<a model of timm>, such as "
+         "timm:vit_small_patch16_224.dino), with suffixes _frozen (BatchNorm keeps its "
+         "statistics) and _normalize (unit-length embeddings) in any order"),
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
     Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
-    Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
-         "download, or a run's checkpoint: a new run starts from its trunk, and from its heads of "
-         "the same feature and --embed_dim"),
+    Flag("--weights_path", str, None, "file with the backbone's weights (.pth, .safetensors), "
+         "instead of a download, or a run's checkpoint: a new run starts from its trunk, and from "
+         "its heads of the same feature and --embed_dim"),
 )
 
 DATASAMPLER = (
@@ -598,7 +599,7 @@ def _check_file_name(flag: str, name: str) -> None:
 
 
 def _settle_image_size(opt: Namespace) -> None:
-    usual = 256 if opt.augmentation == "big" else architectures.inputs(opt.arch).crop
+    usual = 256 if opt.augmentation == "big" else architectures.usual_crop(opt.arch)
     if opt.crop_size is None:
         opt.crop_size = usual
     if opt.resize is None:

@@ -17,11 +17,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 import criteria
 from architectures import Arch, backbones, folding, weights
+from architectures.batch_norm import keeps_statistics
 from utilities.errors import refuse
 from utilities.geometry import unit
 
@@ -60,9 +60,8 @@ class Network(nn.Module):
     def from_opt(cls, arch: Arch, opt, *, pretrained: bool = True) -> Network:
         name = arch.backbone
         chunk = opt.grad_cache_chunk
-        backbone = backbones.build(name)
-        if chunk and not arch.frozen and any(isinstance(module, _BatchNorm)
-                                             for module in backbone.modules()):
+        backbone = backbones.build(name, opt.crop_size)
+        if chunk and not arch.frozen and any(map(keeps_statistics, backbone.modules())):
             refuse("--grad_cache_chunk", f"{chunk} given, but {name} trains BatchNorm, whose "
                    "statistics are those of the whole batch", f"--arch {name}_frozen, or 0")
         feature_dim = backbones.feature_dim(backbone, name, opt.crop_size)
@@ -70,7 +69,7 @@ class Network(nn.Module):
                       frozen=arch.frozen, normalize=arch.normalize,
                       precision=PRECISIONS[opt.precision], chunk=chunk)
         if pretrained and not opt.not_pretrained:
-            weights.initialise(network, name, opt.weights_path)
+            weights.initialise(network, name, opt.weights_path, opt.crop_size)
         return network
 
     @property
@@ -83,7 +82,7 @@ class Network(nn.Module):
         super().train(mode)
         if self.frozen or self.resting:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if keeps_statistics(module):
                     module.eval()
         return self
 

@@ -47,12 +47,13 @@ def build(name: str, opt) -> dict[str, Dataset]:
                        if f"{split}_query" not in samples
                        and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
     common = reading(opt, read_by_loaders)
-    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    unaugmented = evaluation_transforms(opt, common["inputs"])
     splits = unaugmented_splits(name, samples, listed, unaugmented, common)
     training = splits["training"]
     if opt.cache == "gpu":
-        common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
-    views = training_transforms(opt)
+        common["device_cache"] = DeviceCache(training.paths, opt.crop_size,
+                                             common["inputs"].interpolation)
+    views = training_transforms(opt, common["inputs"])
     for split, chosen in (("training", views), ("evaluation", unaugmented),
                           ("evaluation_train", Transforms(views.main))):
         splits[split] = Dataset(name, training.paths, training.labels, training.class_names,
@@ -67,7 +68,7 @@ def build_whole(name: str, opt) -> dict[str, Dataset]:
         samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
     refuse_empty(samples, Path(opt.source_path) / name, 1)
     common = reading(opt, [path for path, _ in samples["all"]])
-    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    unaugmented = evaluation_transforms(opt, common["inputs"])
     return unaugmented_splits(name, samples, listed, unaugmented, common)
 
 
@@ -186,16 +187,22 @@ def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> Non
                         "is needed")
 
 
-def training_transforms(opt) -> Transforms:
+def evaluation_transforms(opt, inputs: architectures.Inputs) -> Transforms:
+    """The transform of the one view without augmentation."""
+    return Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize,
+                                                      inputs.interpolation))
+
+
+def training_transforms(opt, inputs: architectures.Inputs) -> Transforms:
     """The transforms of the views that the trained features need."""
     main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
     second = "realistic" if opt.realistic_augmentation else opt.augmentation
-    sides, wanted = (opt.crop_size, opt.resize), opt.diva_features
+    geometry, wanted = (opt.crop_size, opt.resize, inputs.interpolation), opt.diva_features
     return Transforms(
-        transforms.training_transform(main, *sides),
-        transforms.training_transform(second, *sides)
+        transforms.training_transform(main, *geometry),
+        transforms.training_transform(second, *geometry)
         if criteria.needs(wanted, "second view") else None,
-        transforms.rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
+        transforms.rotated_transform(*geometry) if criteria.needs(wanted, "rotated view") else None)
 
 
 def numbered(samples: dict[str, Samples]) -> dict[str, tuple[list[str], np.ndarray, list[str]]]:

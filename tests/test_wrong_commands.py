@@ -226,6 +226,9 @@ WRONG = [
     ("--arch \"\"",
      "--arch: cannot read ''; accepted: a backbone's name, then at most once each _frozen and "
      "_normalize, e.g. resnet50_frozen_normalize"),
+    ("--arch timm:vit/small",
+     "--arch: cannot read 'timm:vit/small'; accepted: a backbone's name, then at most once each "
+     "_frozen and _normalize, e.g. resnet50_frozen_normalize"),
     ("--arch frozen_normalize",
      "--arch: cannot read 'frozen_normalize'; accepted: a backbone's name, then at most once "
      "each _frozen and _normalize, e.g. resnet50_frozen_normalize"),
