@@ -79,6 +79,11 @@ DATASETS = (
          "chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
+    Flag("--val_folds", int, None, "cut the training classes, in their order, into this many equal "
+         "blocks, of which --val_fold is the validation split, on which checkpoints are chosen; "
+         "where there is a remainder, the first blocks have one class more", Range(2)),
+    Flag("--val_fold", int, None, "the block of --val_folds that validates, counted from 0",
+         FROM_0),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
          "crop and flip; adv: also grey and colour jitter 0.2; big: as base with crops of 256, in "
          "evaluation too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
@@ -473,7 +478,8 @@ def evaluated(opt: Namespace) -> Namespace:
     UserError for a given option that describes another network, or splits that --all_classes does
     not have.
     """
-    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
+    for name in ("train_metrics", "train_val_split", "train_val_split_by_class", "val_folds",
+                 "val_fold"):
         if opt.all_classes and name in opt.given:
             refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
                    "one of them")
@@ -556,6 +562,23 @@ def _settle_data(opt: Namespace) -> None:
     if opt.train_val_split_by_class and opt.train_val_split == 1:
         refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
                "nothing", "with a share below 1")
+    _check_folds(opt)
+
+
+def _check_folds(opt: Namespace) -> None:
+    folds, fold = opt.val_folds, opt.val_fold
+    if (folds is None) != (fold is None):
+        given, missing = ("val_folds", "val_fold") if fold is None else ("val_fold", "val_folds")
+        refuse(f"--{given}", f"{getattr(opt, given)} given without --{missing}",
+               "--val_folds <K> --val_fold <i>, with i from 0 to K - 1")
+    if folds is None:
+        return
+    if fold >= folds:
+        refuse("--val_fold", f"{fold} given with --val_folds {folds}",
+               f"a whole number from 0 up to {folds - 1}")
+    if opt.train_val_split < 1:
+        refuse("--val_folds", f"{folds} given with --train_val_split {opt.train_val_split:g}",
+               "one of them")
 
 
 def _check_file_name(flag: str, name: str) -> None:

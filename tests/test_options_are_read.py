@@ -134,6 +134,7 @@ SHAPING = {
     "precision": (["bf16"], []),
     "train_val_split": ([0.5], ["--bs", 4]),
     "train_val_split_by_class": ([], ["--bs", 4, "--train_val_split", 0.5]),
+    "val_fold": ([1], ["--bs", 4, "--val_folds", 2, "--val_fold", 0]),
     "augmentation": (["adv"], []),
     "realistic_augmentation": ([], ALL),
     "realistic_main_augmentation": ([], []),
@@ -179,7 +180,7 @@ SHAPING = {
 ELSEWHERE = {
     "device", "gpu", "channels_last", "compile", "deterministic", "resume", "evaluate_only",
     "checkpoint", "dataset", "source_path", "kernels", "cache", "skip_broken_images", "check_data",
-    "data_gc_softened", "pml_miner_args", "diva_intra"}
+    "val_folds", "data_gc_softened", "pml_miner_args", "diva_intra"}
 
 
 def test_a_softened_coreset_has_other_images(make_opt):

@@ -43,7 +43,7 @@ def test_flags_of_the_original_keep_name_type_arity_and_default(name):
 
 # What SPEC adds to the original's flags -> its default.
 ADDED = {
-    "train_val_split_by_class": False,
+    "train_val_split_by_class": False, "val_folds": None, "val_fold": None,
     "miner_parametric_mode": "uniform", "miner_parametric_n_support": 10,
     "miner_parametric_support_lim": [0.1, 1.8],
     "miner_anticollapse_distance_lower_cutoff": 0.5,
