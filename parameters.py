@@ -31,6 +31,7 @@ PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
 NO_KEY = "<your_api_key_here>"
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")    # of its client
+DANCES = ("released", "fixed", "weighted")
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
 TRAINING = (
@@ -204,8 +205,11 @@ DIVA = (
          "fast_moco's keys stay the same", FROM_0),
     Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
          "weight", ABOVE_0),
-    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as in the "
-         "paper, instead of over the queries, as in the released code"),
+    Flag("--diva_dance", str, "released", "weights of fast_moco's keys: released: they multiply "
+         "similarities and sum to 1 over the queries, as in the released code; fixed: for each "
+         "query to 1 over the keys, as in the paper; weighted: they multiply exponentials and have "
+         "the mean 1 for each query, so that the loss lives on at low temperatures", DANCES),
+    Flag("--diva_fixed", bool, False, "the same as --diva_dance fixed"),
     Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", ABOVE_0),
     Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", FROM_1),
     Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
@@ -503,10 +507,10 @@ def evaluated(opt: Namespace) -> Namespace:
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
-    """Whether setting the option `name` of `run` to `value` resolves to the value it has."""
+    """Whether setting the option `name` of `run`, as it is stored, to `value` changes nothing."""
     given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
     try:
-        return getattr(resolve(given), name) == getattr(run, name)
+        return getattr(resolve(given), name) == getattr(resolve(run), name)
     except UserError:
         return False
 
@@ -531,6 +535,12 @@ def _settle_modes(opt: Namespace) -> None:
         refuse("--use_sgd", "given with --optim adam", "--use_sgd or --optim sgd")
     if opt.use_sgd:
         opt.optim = "sgd"
+    if opt.diva_fixed and opt.diva_dance != "fixed" and "diva_dance" in opt.given:
+        refuse("--diva_fixed", f"given with --diva_dance {opt.diva_dance}",
+               "--diva_fixed or --diva_dance fixed")
+    if opt.diva_fixed:
+        opt.diva_dance = "fixed"
+    opt.diva_fixed = opt.diva_dance == "fixed"
 
 
 def _check_device(opt: Namespace) -> None:

@@ -33,7 +33,8 @@ from tests.test_parameters import ADDED, FROZEN
 from tests.test_training_contract import SMALLEST, train
 
 IDLE = {name for name, flag in FLAGS.items() if flag.help.startswith(NO_EFFECT)}
-RESOLVED = {"use_sgd": "optim"}      # parameters.py turns the one into the other
+# parameters.py turns the one into the other.
+RESOLVED = {"use_sgd": "optim", "diva_fixed": "diva_dance"}
 
 
 def reads(path) -> set[str]:
@@ -171,6 +172,7 @@ SHAPING = {
     "diva_moco_n_key_batches": ([1], ALL),
     "diva_moco_lower_cutoff": ([0.01], ALL),
     "diva_moco_upper_cutoff": ([0.1], [*ALL, "--diva_moco_lower_cutoff", 0.01]),
+    "diva_dance": (["weighted"], ALL),
     "diva_fixed": ([], [*ALL, "--diva_moco_lower_cutoff", 0.01]),
     "diva_instdiscr_temperature": ([0.5], ALL),
     "diva_dc_update_f": ([1], [*ALL, *TWICE]),

@@ -206,6 +206,7 @@ FEATURES = {
     "learned temperature of moco": ["--diva_features", "selfsimilarity", "--diva_ssl", "moco",
                                     "--diva_moco_trainable_temp"],
     "as in the paper": ["--diva_features", *runs.FOUR, "--diva_fixed"],
+    "weighted exponentials": ["--diva_features", *runs.FOUR, "--diva_dance", "weighted"],
     "standard": ["--diva_features", *runs.FOUR, "--diva_sharing", "standard"],
     "full": ["--diva_features", *runs.FOUR, "--diva_sharing", "full"],
     "BatchNorm": ["--diva_features", *ALL, "--arch", "shufflenet_v2_x0_5_normalize"],

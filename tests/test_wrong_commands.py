@@ -285,6 +285,14 @@ WRONG = [
      "Combined_ or Sum_ of these, joined by _, with weights -<w>-<w>... behind"),
     ("--diva_ssl simclr",
      "--diva_ssl: unknown 'simclr'; accepted: fast_moco, moco"),
+    ("--diva_dance paper",
+     "--diva_dance: unknown 'paper'; accepted: released, fixed, weighted"),
+    ("--diva_dance weighted --diva_fixed",
+     "--diva_fixed: given with --diva_dance weighted; accepted: --diva_fixed or --diva_dance "
+     "fixed"),
+    ("--diva_fixed --diva_dance released",
+     "--diva_fixed: given with --diva_dance released; accepted: --diva_fixed or --diva_dance "
+     "fixed"),
     ("--diva_sharing some",
      "--diva_sharing: unknown 'some'; accepted: random, standard, full"),
     ("--diva_intra full",
