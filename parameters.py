@@ -176,7 +176,8 @@ BATCHMINER = (
 
 DIVA = (
     Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
-         "discriminative, selfsimilarity, shared and intra make the published method",
+         "discriminative, selfsimilarity, shared and intra make the published method; ensemble_1 "
+         "to ensemble_3 are taught as discriminative, for comparison with as many heads",
          criteria.FEATURES, "+"),
     Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco (DaNCE), or moco, "
          "the same without weights of the negatives", ("fast_moco", "moco")),
@@ -216,8 +217,8 @@ DIVA = (
 )
 
 PAIR_LOSSES = (
-    Flag("--loss", str, "margin", "criterion of the discriminative, shared and intra features, or "
-         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
+    Flag("--loss", str, "margin", "criterion of the discriminative, ensemble, shared and intra "
+         "features, or pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
     Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
     Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary", FROM_0),
