@@ -31,6 +31,7 @@ PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
 NO_KEY = "<your_api_key_here>"
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")    # of its client
+DANCES = ("released", "fixed", "weighted")
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
 TRAINING = (
@@ -90,6 +91,11 @@ DATASETS = (
          "chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
+    Flag("--val_folds", int, None, "cut the training classes, in their order, into this many equal "
+         "blocks, of which --val_fold is the validation split, on which checkpoints are chosen; "
+         "where there is a remainder, the first blocks have one class more", Range(2)),
+    Flag("--val_fold", int, None, "the block of --val_folds that validates, counted from 0",
+         FROM_0),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
          "crop and flip; adv: also grey and colour jitter 0.2; big: as base with crops of 256, in "
          "evaluation too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
@@ -182,7 +188,8 @@ BATCHMINER = (
 
 DIVA = (
     Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
-         "discriminative, selfsimilarity, shared and intra make the published method",
+         "discriminative, selfsimilarity, shared and intra make the published method; ensemble_1 "
+         "to ensemble_3 are taught as discriminative, for comparison with as many heads",
          criteria.FEATURES, "+"),
     Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco (DaNCE), or moco, "
          "the same without weights of the negatives", ("fast_moco", "moco")),
@@ -211,16 +218,19 @@ DIVA = (
          "fast_moco's keys stay the same", FROM_0),
     Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
          "weight", ABOVE_0),
-    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as in the "
-         "paper, instead of over the queries, as in the released code"),
+    Flag("--diva_dance", str, "released", "weights of fast_moco's keys: released: they multiply "
+         "similarities and sum to 1 over the queries, as in the released code; fixed: for each "
+         "query to 1 over the keys, as in the paper; weighted: they multiply exponentials and have "
+         "the mean 1 for each query, so that the loss lives on at low temperatures", DANCES),
+    Flag("--diva_fixed", bool, False, "the same as --diva_dance fixed"),
     Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", ABOVE_0),
     Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", FROM_1),
     Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
 )
 
 PAIR_LOSSES = (
-    Flag("--loss", str, "margin", "criterion of the discriminative, shared and intra features, or "
-         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
+    Flag("--loss", str, "margin", "criterion of the discriminative, ensemble, shared and intra "
+         "features, or pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
     Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
     Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary", FROM_0),
@@ -500,7 +510,8 @@ def evaluated(opt: Namespace) -> Namespace:
     UserError for a given option that describes another network, or splits that --all_classes does
     not have.
     """
-    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
+    for name in ("train_metrics", "train_val_split", "train_val_split_by_class", "val_folds",
+                 "val_fold"):
         if opt.all_classes and name in opt.given:
             refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
                    "one of them")
@@ -524,10 +535,10 @@ def evaluated(opt: Namespace) -> Namespace:
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
-    """Whether setting the option `name` of `run` to `value` resolves to the value it has."""
+    """Whether setting the option `name` of `run`, as it is stored, to `value` changes nothing."""
     given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
     try:
-        return getattr(resolve(given), name) == getattr(run, name)
+        return getattr(resolve(given), name) == getattr(resolve(run), name)
     except UserError:
         return False
 
@@ -552,6 +563,12 @@ def _settle_modes(opt: Namespace) -> None:
         refuse("--use_sgd", f"given with --optim {opt.optim}", "--use_sgd or --optim sgd")
     if opt.use_sgd:
         opt.optim = "sgd"
+    if opt.diva_fixed and opt.diva_dance != "fixed" and "diva_dance" in opt.given:
+        refuse("--diva_fixed", f"given with --diva_dance {opt.diva_dance}",
+               "--diva_fixed or --diva_dance fixed")
+    if opt.diva_fixed:
+        opt.diva_dance = "fixed"
+    opt.diva_fixed = opt.diva_dance == "fixed"
 
 
 def _check_epochs(opt: Namespace) -> None:
@@ -591,6 +608,23 @@ def _settle_data(opt: Namespace) -> None:
     if opt.train_val_split_by_class and opt.train_val_split == 1:
         refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
                "nothing", "with a share below 1")
+    _check_folds(opt)
+
+
+def _check_folds(opt: Namespace) -> None:
+    folds, fold = opt.val_folds, opt.val_fold
+    if (folds is None) != (fold is None):
+        given, missing = ("val_folds", "val_fold") if fold is None else ("val_fold", "val_folds")
+        refuse(f"--{given}", f"{getattr(opt, given)} given without --{missing}",
+               "--val_folds <K> --val_fold <i>, with i from 0 to K - 1")
+    if folds is None:
+        return
+    if fold >= folds:
+        refuse("--val_fold", f"{fold} given with --val_folds {folds}",
+               f"a whole number from 0 up to {folds - 1}")
+    if opt.train_val_split < 1:
+        refuse("--val_folds", f"{folds} given with --train_val_split {opt.train_val_split:g}",
+               "one of them")
 
 
 def _check_file_name(flag: str, name: str) -> None:

@@ -34,6 +34,8 @@ INPUTS = {
     "bninception": Inputs(227, (0.502, 0.4588, 0.4078), (0.0039, 0.0039, 0.0039), bgr=True),
     "googlenet": Inputs(227),
 }
+# Options that checkpoints of earlier versions lack, and their defaults.
+LATER = {"grad_cache_chunk": 0, "val_folds": None, "val_fold": None}
 DEFINING = ("arch", "embed_dim", "diva_features")   # options that make a network what it is
 NEEDED = {*DEFINING, "bs", "crop_size", "resize", "channels_last", "evaltypes"}  # to use a network
 
@@ -121,8 +123,7 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
         refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
                "a checkpoint that this program wrote")
     if opt is None:
-        # Checkpoints of earlier versions do not name the options that came later.
-        opt = Namespace(**{"grad_cache_chunk": 0, **stored, "precision": "fp32"})
+        opt = Namespace(**{**LATER, **stored, "precision": "fp32"})
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
     tensors = weights.resized(network, parse(opt.arch).backbone, opt.crop_size, tensors)

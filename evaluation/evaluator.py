@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import architectures
 import metrics
-from datasets import images
+from datasets import held_out_by, images
 from datasets.loader import Loader
 from evaluation import per_class
 from evaluation.embedding import derive
@@ -144,10 +144,12 @@ class Evaluator:
             n_images, n, _, lone = split.counts.values()
             n_classes = len(np.unique(split.labels[-1]))
             if split.name == self.chosen_on and not opt.evaluate_only:
+                held_out, value = held_out_by(opt)
                 flag, given, whole, accepted = {
-                    "Val": ("--train_val_split", opt.train_val_split, "validation",
-                            "1 for no validation split, or another share")
-                    if opt.train_val_split < 1 else
+                    "Val": (held_out, value, "validation",
+                            "1 for no validation split, or another share" if value < 1 else
+                            "fewer folds, or another --val_fold")
+                    if value != 1 else
                     ("--dataset", repr(opt.dataset), "validation",
                      "a folder 'val' of two classes or more, of which some have two images or "
                      "more"),

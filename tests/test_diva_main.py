@@ -207,6 +207,25 @@ def test_a_checkpoint_is_evaluated_as_its_run_did(tmp_path, capsys):
     assert "mAP_r" in told and "nmi" not in told and "Combined_" in told
 
 
+def test_an_ensemble_is_evaluated_head_by_head_and_combined(tmp_path, capsys):
+    names = ["discriminative", "ensemble_1", "ensemble_2", "ensemble_3"]
+    folder = runs.train(tmp_path, "--diva_features", *names, "--evaltypes", "all", "ensemble_2",
+                        "Combined_ensemble_3_discriminative-1-0.5", "--diva_decorrelations",
+                        "ensemble_1-discriminative", "--evaluation_metrics", "e_recall@1")
+    assert [*runs.rows(folder, "Train_Loss_2")[0]] == [*names, "sep. loss"]
+    joined = "_".join(names)
+    evaltypes = [f"Combined_{joined}-0.5-1-1-1", "ensemble_2",
+                 "Combined_ensemble_3_discriminative-1-0.5"]
+    for evaltype in evaltypes:
+        recall, = runs.rows(folder, f"Test_{evaltype}_e_recall")
+        file = folder / f"checkpoint_{evaltype}_e_recall@1.pth.tar"
+        capsys.readouterr()
+        assert main("--evaluate_only", "--checkpoint", file, "--evaltypes", evaltype) == 0
+        assert f"{recall['e_recall@1']:.4f}" in capsys.readouterr().out
+    runs.resume(folder, "--n_epochs", 2)
+    assert len(runs.rows(folder, "Test_ensemble_2_e_recall")) == 2
+
+
 @pytest.mark.parametrize("name, precision", [("fp32", None), ("bf16", torch.bfloat16)])
 def test_a_checkpoint_is_evaluated_in_the_precision_that_is_asked_for(tmp_path, monkeypatch, name,
                                                                      precision):

@@ -36,6 +36,7 @@ MORE_SETTINGS = {
     "storage filled anew": ("--data_sampler", "d2_coreset", "--data_idx_full_prec"),
     "criterion chooses": ("--data_sampler", "criterion_batchmatch",
                           "--data_batchmatch_ncomps", 3),
+    "fold": ("--val_folds", 2, "--val_fold", 1, "--bs", 4),
     "validation": ("--train_val_split", 0.5, "--bs", 4, "--fc_lr", 0.01, "--train_metrics"),
     "random miners, plots": ("--batch_mining", "semihard", "--loss", "triplet", "--plots", "epoch",
                              "--cluster_every", 2, "--data_sampler", "random"),

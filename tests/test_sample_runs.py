@@ -5,11 +5,13 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from parameters import read_arguments
+from tests import trees
 
 FOLDER = Path(__file__).parent.parent / "SampleRuns"
 FOUR = ["discriminative", "selfsimilarity", "shared", "intra"]
@@ -112,7 +114,8 @@ def test_a_list_of_an_agent_is_a_list(word, values):
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
-                                                   "Reproduce.sh", "Slurm.sh", "ViT.sh"}
+                                                   "RealityCheck.sh", "Reproduce.sh", "Slurm.sh",
+                                                   "ViT.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -206,11 +209,53 @@ def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
 
 
 @pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh",
-                                    "Reproduce.sh", "ViT.sh"])
+                                    "RealityCheck.sh", "Reproduce.sh", "ViT.sh"])
 def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("usage: bash ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "dataset", "found"), [
+    ((), "cub200", [17.97, 75.66, 0.77, 0.39]),
+    (("cars196",), "cars196", [7.49, 47.99, 0.63, 0.72]),
+    (("online_products",), "online_products", [15.94, 156.61, 0.72, 0.34])])
+def test_the_reality_check_trains_each_fold_resumes_it_and_measures_them_together(
+        given, dataset, found, tmp_path):
+    begun = tmp_path / "my runs" / dataset / "fold2_1"
+    begun.mkdir(parents=True)
+    (begun.parent / "fold2").mkdir()        # ended before its first epoch did
+    (begun / "checkpoint_last.pth.tar").touch()
+    done = subprocess.run([FOLDER / "RealityCheck.sh", "data", *given, "--n_epochs", "1"],
+                          cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo", "RESULTS": "my runs"})
+    *trained, ensemble = done.stdout.splitlines()
+    assert ensemble == f"-m evaluation.ensemble {tmp_path / 'my runs' / dataset}"
+    assert trained.pop(2) == f"diva_main.py --resume {begun} --n_epochs 1"
+    for fold, line in zip((0, 1, 3), trained, strict=True):
+        words = line.replace("my runs", "my_runs").split()
+        opt = read_arguments(words[words.index("--dataset"):])
+        assert (opt.dataset, opt.source_path) == (dataset, str(tmp_path / "data"))
+        assert (opt.val_folds, opt.val_fold, opt.savename) == (4, fold, f"fold{fold}")
+        assert opt.save_path == str(tmp_path / "my_runs") and opt.n_epochs == 1
+        assert opt.storage_metrics == ["mAP_r"] and opt.arch == "bninception_frozen_normalize"
+        assert (opt.embed_dim, opt.bs, opt.samples_per_class) == (128, 32, 4)
+        assert [getattr(opt, f"loss_multisimilarity_{name}") for name in (
+            "pos_weight", "neg_weight", "thresh", "margin")] == found
+
+
+@pytest.mark.slow
+def test_the_reality_check_runs_as_it_stands(tmp_path):
+    trees.class_folders(tmp_path / "data" / "tiny", n_classes=16, n_images=4)
+    command = [FOLDER / "RealityCheck.sh", "data", "tiny", "--arch", "squeezenet1_1_normalize",
+               "--not_pretrained", "--crop_size", "32", "--n_epochs", "1", "--bs", "8", "--kernels",
+               "0", "--device", "cpu", "--plots", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": sys.executable, "RESULTS": "runs"})
+    table = done.stdout.splitlines()[-8:]
+    assert table[0].split() == ["Test,", "4", "runs", "e_recall@1", "r_precision", "mAP_r"]
+    assert [line.split(":")[0] for line in table[1:5]] == [f"fold{fold}" for fold in range(4)]
+    assert table[-1].startswith("concatenated, 512 dimensions ")
 
 
 @pytest.fixture

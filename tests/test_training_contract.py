@@ -193,7 +193,7 @@ FEATURES = {
     **{name: ["--diva_features", name] for name in ALL},
     "three": ["--diva_features", *runs.FOUR[:3]],
     "four": ["--diva_features", *runs.FOUR],
-    "all seven": ["--diva_features", *ALL],
+    "all of them": ["--diva_features", *ALL],
     "decorrelated": ["--diva_features", *ALL, "--diva_decorrelations", "invariantspread-shared",
                      "discriminative-intra", "--diva_rho_decorrelation", 10, 500],
     "dc, discriminative": ["--diva_features", "dc", "discriminative"],
@@ -206,6 +206,9 @@ FEATURES = {
     "learned temperature of moco": ["--diva_features", "selfsimilarity", "--diva_ssl", "moco",
                                     "--diva_moco_trainable_temp"],
     "as in the paper": ["--diva_features", *runs.FOUR, "--diva_fixed"],
+    "ensemble": ["--diva_features", "discriminative", "ensemble_1", "ensemble_2", "ensemble_3",
+                 "--diva_decorrelations", "ensemble_1-discriminative", "ensemble_2-ensemble_3"],
+    "weighted exponentials": ["--diva_features", *runs.FOUR, "--diva_dance", "weighted"],
     "standard": ["--diva_features", *runs.FOUR, "--diva_sharing", "standard"],
     "full": ["--diva_features", *runs.FOUR, "--diva_sharing", "full"],
     "BatchNorm": ["--diva_features", *ALL, "--arch", "shufflenet_v2_x0_5_normalize"],
@@ -302,7 +305,7 @@ def test_clustering_leaves_the_mode_of_every_batchnorm_as_it_was(tree, arch):
 
 WALKS = {
     "four features": ["--diva_features", *runs.FOUR],
-    "all seven": ["--diva_features", *ALL, "--arch", "shufflenet_v2_x0_5_frozen_normalize"],
+    "all of them": ["--diva_features", *ALL, "--arch", "shufflenet_v2_x0_5_frozen_normalize"],
     "sgd, bf16": ["--diva_features", *runs.FOUR, "--optim", "sgd", "--precision", "bf16"],
     "learned temperature": ["--diva_features", *runs.FOUR, "--diva_moco_trainable_temp",
                             "--diva_fixed", "--diva_sharing", "full"],

@@ -199,6 +199,26 @@ WRONG = [
     ("--train_val_split_by_class",
      "--train_val_split_by_class: given with --train_val_split 1, which splits nothing; "
      "accepted: with a share below 1"),
+    ("--val_folds 1 --val_fold 0",
+     "--val_folds: 1 given; accepted: a whole number from 2 upwards"),
+    ("--val_folds 4 --val_fold -1",
+     "--val_fold: -1 given; accepted: a whole number from 0 upwards"),
+    ("--val_folds 4 --val_fold 4",
+     "--val_fold: 4 given with --val_folds 4; accepted: a whole number from 0 up to 3"),
+    ("--val_folds 4",
+     "--val_folds: 4 given without --val_fold; accepted: --val_folds <K> --val_fold <i>, with i "
+     "from 0 to K - 1"),
+    ("--val_fold 0",
+     "--val_fold: 0 given without --val_folds; accepted: --val_folds <K> --val_fold <i>, with i "
+     "from 0 to K - 1"),
+    ("--val_folds 4 --val_fold 0 --train_val_split 0.8",
+     "--val_folds: 4 given with --train_val_split 0.8; accepted: one of them"),
+    ("--val_folds 4 --val_fold 0 --train_val_split_by_class",
+     "--train_val_split_by_class: given with --train_val_split 1, which splits nothing; "
+     "accepted: with a share below 1"),
+    ("--evaluate_only --checkpoint c.pth.tar --all_classes --val_folds 4 --val_fold 0",
+     "--val_folds: given with --all_classes, which measures one split of all images; accepted: "
+     "one of them"),
     ("--augmentation strong",
      "--augmentation: unknown 'strong'; accepted: base, adv, big, red"),
     ("--crop_size 0",
@@ -297,6 +317,14 @@ WRONG = [
      "Combined_ or Sum_ of these, joined by _, with weights -<w>-<w>... behind"),
     ("--diva_ssl simclr",
      "--diva_ssl: unknown 'simclr'; accepted: fast_moco, moco"),
+    ("--diva_dance paper",
+     "--diva_dance: unknown 'paper'; accepted: released, fixed, weighted"),
+    ("--diva_dance weighted --diva_fixed",
+     "--diva_fixed: given with --diva_dance weighted; accepted: --diva_fixed or --diva_dance "
+     "fixed"),
+    ("--diva_fixed --diva_dance released",
+     "--diva_fixed: given with --diva_dance released; accepted: --diva_fixed or --diva_dance "
+     "fixed"),
     ("--diva_sharing some",
      "--diva_sharing: unknown 'some'; accepted: random, standard, full"),
     ("--diva_intra full",
