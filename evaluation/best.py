@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import architectures
 import datasets
@@ -31,12 +31,11 @@ def checkpoint(folder: str | Path, options: Mapping[str, Any], evaltype: str, fl
     return path
 
 
-def embedded(path: Path, evaltype: str, arguments: Namespace) -> tuple[Split, list[Tensor]]:
-    """The test split of the run with the checkpoint `path`, and the embeddings (N, D) of each of
-    its loaders, on the device.
+def opened(path: Path, arguments: Namespace) -> tuple[nn.Module, Split]:
+    """The network in the checkpoint `path`, on its device, and the test split of its run.
 
-    arguments: `tools.MACHINE`, and `--source_path` and `--skip_broken_images` where they win over
-    the run's. UserError where a test class was trained on, or an image cannot be read.
+    arguments: `tools.MACHINE`, and `--source_path` and `--skip_broken_images`, which win over the
+    run's. UserError where a test class was trained on, and where images are missing.
     """
     network, options = architectures.load(path)
     options = tools.on_this_machine(options, arguments)
@@ -47,12 +46,16 @@ def embedded(path: Path, evaltype: str, arguments: Namespace) -> tuple[Split, li
     device = setup.device(options)
     data = datasets.select(options.dataset, options)
     datasets.check_unseen(data, network.trained_on)
-    split, features = Split.of(data, "Test", "testing", options, device), list(network.heads)
-    network.to(device)
-    points = []
+    return network.to(device), Split.of(data, "Test", "testing", options, device)
+
+
+def embedded(network: nn.Module, split: Split, evaltype: str) -> list[Tensor]:
+    """The embeddings (N, D) float32 of each of the split's loaders, on the network's device.
+    UserError where an image cannot be read."""
+    features, points = list(network.heads), []
     for loader in split.loaders:
         with explain_lost_workers():
             rows = embed(network, loader, features)
         loader.close()
         points.append(derive(rows, evaltype, features, normalize=network.normalize))
-    return split, points
+    return points

@@ -66,8 +66,9 @@ def main(arguments: Namespace) -> None:
     names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
     members = []
     for path, evaltype in checkpoints:
-        members.append(Member(f"{path.parent.name}: {evaltype}",
-                              *best.embedded(path, evaltype, arguments)))
+        network, split = best.opened(path, arguments)
+        members.append(Member(f"{path.parent.name}: {evaltype}", split,
+                              best.embedded(network, split, evaltype)))
         check_same_images(members)
     print(report(members, names))
 

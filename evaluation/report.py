@@ -51,7 +51,8 @@ from evaluation.history import History
 from evaluation.projection import project
 from utilities.errors import refuse
 from utilities.files import fault
-from utilities.options import OPTIONS_FILE, read_stored, show
+from utilities.options import OPTIONS_FILE, read_stored
+from utilities.options import plain as words
 
 PAGE = "report.html"
 PARTS = Path(__file__).parent / "report_page"
@@ -109,7 +110,8 @@ def about(folder: Path, options: Mapping[str, Any], past: History, evaltype: str
           ) -> dict[str, Any]:
     """What the page says of the run itself."""
     metric, flags = options["storage_metrics"][0], parameters.FLAGS
-    values = {name: show(options[name]) for name in sorted(flags) if name != "wandb_key"}
+    values = {name: words(options[name]) or "none" for name in sorted(flags)
+              if name != "wandb_key"}
     given = [name for name in options["given"]
              if name in values and options[name] != flags[name].default]
     return {"run": folder.resolve().name, "dataset": options["dataset"], "evaltype": evaltype,

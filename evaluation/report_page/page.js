@@ -142,7 +142,7 @@ function chart({ title, names, epochs, rows }) {
   const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
   const legend = element("ul");
   const told = [];
-  for (const value of ticks(low, high, 4)) {
+  for (const value of ticks(low, high, 5)) {
     svg.append(drawn("path", { class: "grid", d: `M${left} ${y(value)}H${width - right}`,
       style: "stroke-width:1" }));
     svg.append(drawn("text", { x: left - 6, y: y(value) + 4, "text-anchor": "end" },
