@@ -510,7 +510,7 @@ function matching() {
 
 function applyFilter() {
   const chosen = matching();
-  byId("matches").textContent = chosen
+  byId("matching").textContent = chosen
     ? `${plural(chosen.size, "class", "classes")} of ${counted(data.names.length)}` : "";
   const offered = chosen ? [...chosen].slice(0, STEP) : data.names.slice(0, STEP).keys();
   byId("class-names").replaceChildren(

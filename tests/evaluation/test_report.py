@@ -254,6 +254,13 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_point():
 
 
 @pytest.fixture(scope="module")
+def hard_page(tmp_path_factory):
+    folder = hard_table(tmp_path_factory.mktemp("hard"))
+    write(folder)
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
@@ -267,16 +274,15 @@ def browser():
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_page_works_in_a_browser(browser, tmp_path, width, scheme):
-    folder = hard_table(tmp_path)
-    page_data = write(folder)
+def test_the_page_works_in_a_browser(browser, hard_page, width, scheme):
+    page_data = data_of(hard_page)
     tab = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme,
                               reduced_motion="reduce").new_page()
     wrong, requests = [], []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))
     tab.on("request", lambda request: requests.append(request.url))
-    tab.goto((folder / "report.html").as_uri())
+    tab.goto(hard_page.as_uri())
     names = page_data["names"]
     ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, re.findall(r"\d+", ground)[:3])) < 200 or scheme == "light"
@@ -289,7 +295,7 @@ def test_the_page_works_in_a_browser(browser, tmp_path, width, scheme):
     assert 0 < shown.count() < before
     assert tab.locator("#classes tbody tr th").first.inner_text() in names
     assert tab.locator("#random .tile.query").first.inner_text().count(names[1]) == 1
-    assert "1 class of 3" in tab.locator("#matches").inner_text()
+    assert "1 class of 3" in tab.locator("#matching").inner_text()
     tab.get_by_role("button", name="All", exact=True).click()
     assert shown.count() == before
 
