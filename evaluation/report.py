@@ -74,7 +74,7 @@ def main(arguments: Namespace) -> None:
     check_images(split, past)
     found = Found(split, best.embedded(network, split, evaltype))
     run = about(folder, options, past, evaltype)
-    page, left_out = fitted(run | found.content(evaltype, arguments.map))
+    page, left_out = fitted(run | found.content(arguments.map))
     check_target(target)
     tool.write(target, lambda file: file.write(page))
     print("\n".join([*left_out, f"{evaltype}: {len(found.labels):,} queries, "
@@ -142,7 +142,7 @@ class Found:
         self.nearest = self.distances(np.arange(len(self.labels)), self.neighbours[:, :1])[:, 0]
         self.thumbnails: dict[tuple, int] = {}
 
-    def content(self, evaltype: str, method: str) -> dict[str, Any]:
+    def content(self, method: str) -> dict[str, Any]:
         """The part of the page that depends on images."""
         counted = np.flatnonzero(~np.isnan(self.precision))
         worst = counted[np.lexsort((self.nearest[counted], self.precision[counted]))]
@@ -150,14 +150,14 @@ class Found:
         mixed = np.random.default_rng(0).permutation(len(self.labels))
         random = in_turn(mixed, self.labels)[:N_RANDOM]
         shown = {"random": self.retrievals(random), "worst": self.retrievals(worst[:N_WORST])}
-        pairs = self.pairs()
+        pairs, n_pairs = self.pairs()
         shown["further"] = self.retrievals(worst[N_WORST:])     # the last, which may be left out
         place = {name: label for label, name in enumerate(self.names)}
         classes = [[images, queries, *(float(mean) if mean else None for mean in means),
                     place.get(other), times]
                    for _, _, _, images, queries, *means, other, times in self.classes]
         return {"counts": self.split.counts, "means": self.measured.values, "names": self.names,
-                "classes": classes, "pairs": pairs, "retrievals": shown,
+                "classes": classes, "pairs": pairs, "n_pairs": n_pairs, "retrievals": shown,
                 "images": thumbnails.each([path for path, _ in self.thumbnails], SIDE),
                 "map": self.map(method)}
 
@@ -188,9 +188,10 @@ class Found:
                 for query, near, far in zip(queries.tolist(), rows.tolist(),
                                             self.distances(queries, rows).tolist(), strict=True)]
 
-    def pairs(self) -> list[list]:
+    def pairs(self) -> tuple[list[list], int]:
         """[label, other, how often it is taken for the other, how often the other for it, an image
-        of it, the image of the other that is nearest to that], the most often taken first."""
+        of it, the image of the other that is nearest to that] of the N_PAIRS that are most often
+        taken for each other, and how many such pairs there are."""
         nearest, both = self.neighbours[:, 0], {}
         for label, other, times in per_class.confusions(self.labels, self.among[nearest]):
             both.setdefault((min(label, other), max(label, other)), {})[label] = times
@@ -203,7 +204,7 @@ class Found:
             listed.append([one, other, times[one], times.get(other, 0),
                            self.thumbnail(self.split.queries.dataset.paths[query]),
                            self.thumbnail(self.split.loaders[-1].dataset.paths[nearest[query]])])
-        return listed
+        return listed, len(both)
 
     def map(self, method: str) -> dict[str, Any]:
         """Up to MOST_ON_MAP images, evenly spaced, with their coordinates, the queries first; right

@@ -228,6 +228,11 @@ function retrievals(chosen) {
   }
 }
 
+function furtherTold() {
+  const n = data.retrievals.further.length;
+  if (n) byId("further-told").textContent = `The filter by class shows ${counted(n)} more.`;
+}
+
 /** A button that shows the retrievals behind the first, where there are more. */
 function rest(rows) {
   if (rows.length <= FEW) return [];
@@ -243,9 +248,10 @@ function rest(rows) {
 // Long tables: sorted by a column, filtered, shown in steps.
 
 class LongTable {
-  /** columns: [title, kind, value of a row, cell of a row]; a row's classes are `labels(row)`. */
-  constructor(section, caption, columns, rows, labels, sorted) {
-    Object.assign(this, { columns, rows, labels, sorted, ascending: true, most: STEP, chosen: null });
+  /** whole: how many rows there are, in words; columns: [title, kind, value of a row, cell of a
+   * row]; a row's classes are `labels(row)`. */
+  constructor(section, caption, whole, columns, rows, labels, sorted) {
+    Object.assign(this, { whole, columns, rows, labels, sorted, ascending: true, most: STEP, chosen: null });
     this.told = element("p", { class: "soft", "aria-live": "polite" });
     this.more = element("button", { type: "button" }, "Show more");
     this.more.addEventListener("click", () => { this.most += STEP; this.show(); });
@@ -297,9 +303,9 @@ class LongTable {
       else cell.removeAttribute("aria-sort");
     });
     const n = Math.min(this.most, kept.length);
-    this.told.textContent = n < kept.length
-      ? `The first ${n} of ${counted(kept.length)}; sort by a column, or filter by a class.`
-      : `${counted(kept.length)} in all.`;
+    const fits = this.chosen ? `, ${counted(kept.length)} of them with the class` : "";
+    const first = n < kept.length ? `; the first ${n} by the sorted column are shown` : "";
+    this.told.textContent = `${this.whole}${fits}${first}.`;
     this.more.hidden = n === kept.length;
   }
 }
@@ -307,7 +313,7 @@ class LongTable {
 function classTable() {
   const rows = data.classes.map((entry, label) => ({ label, entry }));
   const number = (title, i, show) => [title, "number", ({ entry }) => entry[i], ({ entry }) => show(entry[i])];
-  return new LongTable("classes", "Classes", [
+  return new LongTable("classes", "Classes", plural(rows.length, "class", "classes"), [
     ["class", "", ({ label }) => data.names[label], ({ label }) => named(label)],
     number("Recall@1", 2, percent),
     ["", "bar", ({ entry }) => entry[2], ({ entry }) => {
@@ -327,13 +333,16 @@ function classTable() {
 function pairTable() {
   const name = (i) => ["", "", (row) => data.names[row[i]],
     (row) => [picture(row[4 + i], `Image of class ${data.names[row[i]]}`), " ", named(row[i])]];
-  const made = new LongTable("pairs", "Nearest images of another class", [
+  const { n_pairs: n, pairs } = data;
+  const of = pairs.length < n ? `${counted(n)} pairs, the first ${pairs.length} of them here`
+    : plural(n, "pair", "pairs");
+  const made = new LongTable("pairs", "Nearest images of another class", of, [
     ["class", ...name(0).slice(1)],
     ["taken for", ...name(1).slice(1)],
     ["times", "number", (row) => row[2], (row) => counted(row[2])],
     ["the other way", "number", (row) => row[3], (row) => counted(row[3])],
     ["together", "number", (row) => row[2] + row[3], (row) => counted(row[2] + row[3])],
-  ], data.pairs, (row) => [row[0], row[1]], 4);
+  ], pairs, (row) => [row[0], row[1]], 4);
   made.ascending = false;
   made.show();
   return made;
@@ -523,6 +532,7 @@ header();
 results();
 curves();
 options();
+furtherTold();
 const filtered = [classTable(), pairTable(), new ImageMap()];
 byId("class").addEventListener("input", applyFilter);
 byId("filter").addEventListener("submit", (event) => event.preventDefault());

@@ -84,7 +84,7 @@ def test_the_page_shows_what_loops_over_all_distances_find(copy, images):
             taken[label, other] = taken.get((label, other), 0) + 1
     for one, other, times, back, *_ in page["pairs"]:
         assert (times, back) == (taken.pop((one, other)), taken.pop((other, one), 0))
-    assert not taken
+    assert not taken and page["n_pairs"] == len(page["pairs"])
     hits = np.equal(labels, nearest)
     assert page["means"]["e_recall@1"] == pytest.approx(hits.mean())
     assert [entry[2] for entry in page["classes"]] == pytest.approx(
