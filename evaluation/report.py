@@ -244,14 +244,14 @@ def short(path: str) -> str:
 
 
 def fitted(content: dict[str, Any], limit: int = LIMIT) -> tuple[bytes, list[str]]:
-    """The page, and what was left out of it so that it takes at most `limit` bytes: of the further
-    retrievals, which only the filter shows, those of better queries, then all images of them."""
+    """The page, and what was left out of it so that it takes at most `limit` bytes: further
+    retrievals, which only the filter shows, those of the best queries first."""
     left_out: list[str] = []
     further, images = content["retrievals"]["further"], content["images"]
     n = len(further)
     while len(page := rendered(content | {"left_out": left_out})) > limit and further:
-        del further[len(further) // 2:]
-        del images[1 + max((image for image in numbers(content)), default=-1):]
+        del further[-max(1, n // 10):]
+        del images[1 + max(numbers(content), default=-1):]
         left_out[:] = [f"Left out {n - len(further)} of {n} further retrievals, so that the page "
                        f"stays below {limit / 1e6:g} MB."]
     return page, left_out

@@ -48,7 +48,7 @@ def main() -> None:
     labels = np.arange(given.images) * given.classes // given.images
     centres = torch.randn(given.classes, given.dim)
     points = F.normalize(centres[torch.from_numpy(labels)]
-                         + 1.5 * torch.randn(given.images, given.dim))
+                         + 2 * torch.randn(given.images, given.dim))
     names = [f"{label:05d}.a name of forty letters and more digits" for label in
              range(given.classes)]
     with tempfile.TemporaryDirectory() as folder:
