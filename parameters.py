@@ -319,8 +319,10 @@ LOGGING = (
          "is also written at an interrupt, an error and the end", FROM_1),
     Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
          "<group>_s<seed>"),
-    Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
-         ("none", "end", "epoch")),
+    Flag("--plots", str, "end", "when to draw the progression plots and the pictures of the best "
+         "epoch: retrievals, distances, a map", ("none", "end", "epoch")),
+    Flag("--map", str, "pca", "how the embeddings of the map, of at most 2,000 images, get two "
+         "dimensions: pca, or tsne, which takes some seconds", ("pca", "tsne")),
     Flag("--log_every", int, 20, "steps between reads of the losses from the device, which end the "
          "run if one is not finite", FROM_1),
     Flag("--log_online", bool, False, "log to Weights & Biases"),
@@ -350,7 +352,7 @@ FLAGS = options.by_name(GROUPS)
 
 # Options that may change on --resume.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evaluate_on_cpu",
-              "source_path", "skip_broken_images", "plots", "save_every", "wandb_key",
+              "source_path", "skip_broken_images", "plots", "map", "save_every", "wandb_key",
               "wandb_mode")
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",

@@ -29,6 +29,8 @@ PUBLISHED = (  # as SampleRuns/CUB200.sh has it
     " --tau 55 --gamma 0.2 --diva_alpha_ssl 0.3 --diva_alpha_shared 0.3 --diva_alpha_intra 0.3"
     " --diva_rho_decorrelation 1500 --diva_moco_n_key_batches 30 --seed 0 --log_online"
     " --project DiVA_SampleRuns --group CUB_DiVA-R50-512").split()
+PICTURES = ("sample_recoveries.png", "worst_recoveries.png", "map.png", "distances.svg",
+            "distances.png")
 THREE_WEIGHTS = ["0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5"]
 
 
@@ -47,7 +49,8 @@ def test_the_published_command_leaves_everything_that_users_look_for(tmp_path):
     folder = tmp_path / "runs" / "cub200" / "CUB_DiVA-R50-512_s0"
     evaltypes = [f"Combined_discriminative_selfsimilarity_shared_intra-{w}" for w in THREE_WEIGHTS]
     for name in ("Parameter_Info.txt", "options.json", "training_summary.txt",
-                 "sample_recoveries.png", "checkpoint_last.pth.tar",
+                 *PICTURES, "Progression_Plots/Graph_Test_all_e_recall.svg",
+                 "checkpoint_last.pth.tar",
                  *(f"checkpoint_{evaltype}_e_recall@1.pth.tar" for evaltype in evaltypes)):
         assert (folder / name).stat().st_size > 0, name
     groups = ["Train_loss", "Train_sep. loss", "Train_time", "Train_epochs", "Train_Temp",
@@ -118,11 +121,25 @@ def test_the_loss_falls_on_a_set_that_can_be_learned(tmp_path):
 def test_other_layouts_train_and_evaluate(tmp_path, layout):
     name = {"in_shop": "in-shop"}.get(layout.__name__, layout.__name__)
     layout(tmp_path / "data" / name)
-    folder = runs.train(tmp_path, "--dataset", name)
+    folder = runs.train(tmp_path, "--dataset", name, "--plots", "end")
+    assert all((folder / picture).stat().st_size for picture in PICTURES)
     rows = runs.rows(folder, "Test_discriminative_e_recall")
     expected = {"online_products": ["e_recall@1", "e_recall@10", "e_recall@100"],
                 "in-shop": [f"e_recall@{k}" for k in (1, 10, 20, 30, 50)]}[name]
     assert [*rows[0]] == expected
+
+
+def test_pictures_of_queries_that_are_gallery_rows(tmp_path):
+    """Eight of the sixteen test images are queries, and all are in the gallery."""
+    rows = trees.table_rows(8, 4, queries=True)
+    for row in rows[16:]:
+        row["is_gallery"] = True
+    trees.table(tmp_path / "data" / "shop", rows)
+    folder = runs.train(tmp_path, "--dataset", "shop", "--plots", "end", "--map", "tsne")
+    assert all((folder / picture).stat().st_size for picture in PICTURES)
+    found = runs.last(folder)["evaluator"]["pictures"]
+    assert found["map"]["n_all"] == len(found["map"]["points"]) == 16
+    assert found["distances"]["counts"].sum(1).tolist() == [8 * 3, 8 * 12]
 
 
 def test_validation_chooses_the_checkpoints(tmp_path, capsys):

@@ -60,7 +60,7 @@ ADDED = {
     "device": "auto", "weights_path": None, "crop_size": None, "resize": None, "precision": "fp32",
     "channels_last": False, "compile": False, "cache": "none", "resume": None,
     "evaluate_only": False, "checkpoint": None, "wandb_mode": "online", "wandb_entity": None,
-    "plots": "end", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
+    "plots": "end", "map": "pca", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
     "check_data": False, "deterministic": False, "evaluate_on_cpu": False, "save_every": 1,
     "all_classes": False, "results": None, "per_class": None,
 }
@@ -477,7 +477,7 @@ def test_resume_refuses_other_differences(run, capsys, flag, line):
     assert capsys.readouterr().err == (
         f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
         "--device, --gpu, --evaluate_on_gpu, --evaluate_on_cpu, --source_path, "
-        "--skip_broken_images, --plots, "
+        "--skip_broken_images, --plots, --map, "
         "--save_every, --wandb_key, --wandb_mode\n")
 
 

@@ -416,6 +416,7 @@ WRONG = [
      "--log_every: 0 given; accepted: a whole number from 1 upwards"),
     ("--plots daily",
      "--plots: unknown 'daily'; accepted: none, end, epoch"),
+    ("--map umap", "--map: unknown 'umap'; accepted: pca, tsne"),
     ("--wandb_mode disabled",
      "--wandb_mode: unknown 'disabled'; accepted: online, offline"),
     ("--results r.json",

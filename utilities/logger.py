@@ -5,7 +5,9 @@
 
 Groups become `CSV_Logs/Data_<split>_<group>.csv`, `Progression_Plots/Graph_<split>_<group>.svg` and
 W&B keys `<split>: <group>: <segment>`, shortened to `<split>: <group>` where both names are equal.
-Values are numbers; a NumPy array goes only to W&B, as a histogram.
+Where a split has several groups `<name>_<family>` with the segments `<family>` or `<family>@...`,
+`Graph_<split>_all_<family>.svg` shows them together. Values are numbers; a NumPy array goes only to
+W&B, as a histogram.
 
 All rows stay in memory and in `state_dict`, and a resumed run rewrites its CSV files as they were
 at the checkpoint: later rows, torn lines and missing files leave no trace.
@@ -112,13 +114,17 @@ class Logger(NoLogger):
                 self._append(series, epoch, numbers)
                 if self.plots == "epoch":
                     self._draw(series)
+        if self.plots == "epoch":
+            self._draw_families()
         self.online.log(point, epoch)
 
     def close(self, exit_code: int = 0) -> None:
         """Draws the plots that are due at the end, and ends the W&B run."""
         try:
-            for series in self.series.values() if self.plots == "end" else ():
-                self._draw(series)
+            if self.plots == "end":
+                for series in self.series.values():
+                    self._draw(series)
+                self._draw_families()
         finally:
             self.online.finish(exit_code)
 
@@ -169,6 +175,22 @@ class Logger(NoLogger):
     def _draw(self, series: Series) -> None:
         write_text(self.folder / "Progression_Plots" / f"Graph_{series.stem}.svg", plot.curves(
             series.title, series.epochs, series.rows, series.segments), sync=False)
+
+    def _draw_families(self) -> None:
+        """Draws the groups of each family in one plot, where there are several."""
+        families: dict[tuple[str, str], dict[str, Series]] = {}
+        for (split, group), series in self.series.items():
+            family = series.segments[0].partition("@")[0]
+            if group.endswith(f"_{family}"):
+                name = group.removesuffix(f"_{family}")
+                families.setdefault((split, family), {})[name] = series
+        for (split, family), members in families.items():
+            if len(members) > 1:
+                groups = {name: (series.epochs, series.rows) for name, series in members.items()}
+                segments = next(iter(members.values())).segments
+                write_text(self.folder / "Progression_Plots"
+                           / f"Graph_{file_name(f'{split}_all_{family}')}.svg",
+                           plot.together(f"{split}: {family}", groups, segments), sync=False)
 
 
 def csv_text(rows: Iterable[Sequence]) -> str:

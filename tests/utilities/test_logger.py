@@ -121,6 +121,23 @@ def test_plots_are_drawn_when_asked(tmp_path, plots, during, after):
     assert len(os.listdir(tmp_path / "Progression_Plots")) == after
 
 
+@pytest.mark.parametrize("plots", ["end", "epoch"])
+def test_the_evaltypes_of_a_family_are_also_drawn_together(tmp_path, plots):
+    logger = Logger(tmp_path, plots=plots)
+    for evaltype in ("shared", "Combined_a_b-1-1"):
+        logger.log("Test", f"{evaltype}_e_recall", {"e_recall@1": 0.5, "e_recall@2": 0.75})
+        logger.log("Test", f"{evaltype}_mAP_c", {"mAP_c": 0.25})
+    logger.log("Val", "shared_e_recall", {"e_recall@1": 0.5, "e_recall@2": 0.75})
+    logger.log("Train", "Loss", {"discriminative": 1, "shared": 2})
+    logger.end_epoch(0)
+    logger.close()
+    together = {path.name: path.read_text() for path in (tmp_path / "Progression_Plots").iterdir()
+                if "_all_" in path.name}
+    assert together.keys() == {"Graph_Test_all_e_recall.svg", "Graph_Test_all_mAP_c.svg"}
+    assert "Combined_a_b-1-1: 0.5, 0.75" in together["Graph_Test_all_e_recall.svg"]
+    assert "shared: 0.25" in together["Graph_Test_all_mAP_c.svg"]
+
+
 def test_the_name_of_a_plot_is_that_of_its_csv(tmp_path):
     logger = Logger(tmp_path, plots="epoch")
     logger.log("Model Grad", "L2", {"Grad L2": 1})
