@@ -48,6 +48,7 @@ from evaluation import best, history, per_class, thumbnails
 from evaluation.evaluate_only import plain
 from evaluation.evaluator import Split, score
 from evaluation.history import History
+from evaluation.pictures import N_NEIGHBOURS
 from evaluation.projection import project
 from utilities.errors import refuse
 from utilities.files import fault
@@ -59,7 +60,7 @@ PARTS = Path(__file__).parent / "report_page"
 GENERATOR = b'<meta name="generator" content="DiVA evaluation.report">'     # in page.html, too
 LIMIT = 20_000_000          # bytes of the page
 N_RANDOM, N_WORST, N_FURTHER = 24, 24, 150      # queries that are shown with their neighbours
-N_NEIGHBOURS, N_PAIRS, MOST_ON_MAP = 6, 50, 2000
+N_PAIRS, MOST_ON_MAP = 50, 2000
 SIDE, TILE = 128, 64        # pixels of an image among retrievals, and on the map
 
 
@@ -127,19 +128,20 @@ class Found:
     """What the embeddings `points` of the loaders of a split show: its nearest neighbours, and what
     follows from them.
 
-    labels (N,), of the queries; among (M,), of the images to search in; neighbours (N, k): their
-    rows, nearest first; nearest (N,): the distance of the first; precision (N,): R-precision, NaN
-    for queries that have nothing to find; thumbnails: {(path, box): number} of the images to show.
+    labels (N,), of the queries; among (M,), of the images to search in; neighbours and distances
+    (N, k): their rows and how far they are, nearest first; nearest (N,): the distance of the first;
+    precision (N,): R-precision, NaN for queries that have nothing to find; thumbnails: {(path,
+    box): number} of the images to show.
     """
 
     def __init__(self, split: Split, points: list[Tensor]):
         self.split, self.labels, self.among = split, split.labels[0], split.labels[-1]
-        self.measured, neighbours = score(per_class.METRICS, split, points, points[0].device)
-        self.classes = per_class.rows("", split, self.measured.scores, neighbours)
-        self.neighbours = neighbours.cpu().numpy()
+        self.measured, (distances, rows) = score(per_class.METRICS, split, points,
+                                                 points[0].device)
+        self.classes = per_class.rows("", split, self.measured.scores, rows)
+        self.distances, self.neighbours = distances.cpu().numpy(), rows.cpu().numpy()
         self.precision = self.measured.scores["r_precision"].cpu().numpy()
-        self.points = [side.cpu() for side in points]
-        self.nearest = self.distances(np.arange(len(self.labels)), self.neighbours[:, :1])[:, 0]
+        self.points, self.nearest = [side.cpu() for side in points], self.distances[:, 0]
         self.thumbnails: dict[tuple, int] = {}
 
     def content(self, method: str) -> dict[str, Any]:
@@ -165,12 +167,6 @@ class Found:
     def names(self) -> list[str]:
         return self.split.queries.dataset.class_names
 
-    def distances(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """queries (n,), rows (n, k) of images to search in -> (n, k) Euclidean distances."""
-        among, queries = self.points[-1], torch.from_numpy(queries)
-        return torch.stack([torch.linalg.vector_norm(among[column] - self.points[0][queries], dim=1)
-                            for column in torch.from_numpy(rows).T], dim=1).numpy()
-
     def thumbnail(self, path: str) -> int:
         """The number of the image on the page."""
         return self.thumbnails.setdefault((path, box_of(path)), len(self.thumbnails))
@@ -178,15 +174,15 @@ class Found:
     def retrievals(self, queries: np.ndarray) -> list[dict[str, Any]]:
         """The queries (n,) with their nearest neighbours as [image, label, distance, file]."""
         paths, among = self.split.queries.dataset.paths, self.split.loaders[-1].dataset.paths
-        rows = self.neighbours[queries, :N_NEIGHBOURS]
+        rows, distances = (table[queries, :N_NEIGHBOURS].tolist()
+                           for table in (self.neighbours, self.distances))
         return [{"image": self.thumbnail(paths[query]), "label": int(self.labels[query]),
                  "file": short(paths[query]), "precision": float(self.precision[query]),
                  "neighbours": [[self.thumbnail(among[row]), int(self.among[row]),
                                  float(f"{distance:.4g}"), short(among[row])]
                                 for row, distance in zip(near, far, strict=True)
                                 if row != self.split.own[query]]}
-                for query, near, far in zip(queries.tolist(), rows.tolist(),
-                                            self.distances(queries, rows).tolist(), strict=True)]
+                for query, near, far in zip(queries.tolist(), rows, distances, strict=True)]
 
     def pairs(self) -> tuple[list[list], int]:
         """[label, other, how often it is taken for the other, how often the other for it, an image
