@@ -303,7 +303,7 @@ class LongTable {
       else cell.removeAttribute("aria-sort");
     });
     const n = Math.min(this.most, kept.length);
-    const fits = this.chosen ? `, ${counted(kept.length)} of them with the class` : "";
+    const fits = this.chosen ? `; ${plural(kept.length, "row has", "rows have")} what the filter says` : "";
     const first = n < kept.length ? `; the first ${n} by the sorted column are shown` : "";
     this.told.textContent = `${this.whole}${fits}${first}.`;
     this.more.hidden = n === kept.length;

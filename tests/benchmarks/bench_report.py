@@ -1,10 +1,10 @@
 """Time and size of the page of evaluation.report, beside the embedding.
 
     python tests/benchmarks/bench_report.py [--images 60000] [--classes 11316] [--dim 512]
-        [--side 400] [--map pca]
+        [--side 400] [--map pca] [--out FILE.html]
 
 The embeddings are random points around the centres of their classes; the images are 500 noisy
-photographs of side x side pixels, each shown under many names. t-SNE and PCA are of 2,000 points.
+files of side x side pixels, each shown under many names.
 """
 
 import argparse
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--side", type=int, default=400)
     parser.add_argument("--map", default="pca")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     labels = np.arange(given.images) * given.classes // given.images
     centres = torch.randn(given.classes, given.dim)
@@ -68,7 +69,8 @@ def main() -> None:
     print(f"all: {time.perf_counter() - start:.1f} s ({time.process_time() - cpu:.1f} s of "
           f"processors), {len(page) / 1e6:.2f} MB; Recall@1 "
           f"{found.measured.values['e_recall@1']:.3f}; {' '.join(told)}")
-    Path(tempfile.gettempdir(), "bench_report.html").write_bytes(page)
+    if given.out:
+        given.out.write_bytes(page)
 
 
 if __name__ == "__main__":
