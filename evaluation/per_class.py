@@ -47,14 +47,20 @@ def by_class(scores: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
 
 def mistaken(labels: np.ndarray, nearest: np.ndarray) -> dict[int, tuple[int, int]]:
     """{label: (the other label that is most often `nearest` (N,), how often)}."""
-    wrong = labels != nearest
-    pairs, counts = np.unique(np.stack([labels[wrong], nearest[wrong]]), axis=1,
-                              return_counts=True)
     taken: dict[int, tuple[int, int]] = {}
-    for label, other, times in zip(*pairs.tolist(), counts.tolist(), strict=True):
+    for label, other, times in confusions(labels, nearest):
         if times > taken.get(label, (None, 0))[1]:
             taken[label] = other, times
     return taken
+
+
+def confusions(labels: np.ndarray, nearest: np.ndarray) -> list[tuple[int, int, int]]:
+    """(label, other, how often the other is `nearest` (N,)) of each pair where it is so at all, by
+    label, then by other."""
+    wrong = labels != nearest
+    pairs, counts = np.unique(np.stack([labels[wrong], nearest[wrong]]), axis=1,
+                              return_counts=True)
+    return list(zip(*pairs.tolist(), counts.tolist(), strict=True))
 
 
 def as_csv(listed: Sequence[Row]) -> str:
