@@ -51,7 +51,7 @@ class Pictures:
         self.found = {
             "title": list(title), "sizes": sizes(split),
             "samples": retrieved(queries, distances, rows),
-            "worst": retrieved(worst_queries(split, distances, rows), distances, rows),
+            "worst": retrieved(worst_queries(split, distances, rows, N_QUERIES), distances, rows),
             "distances": count_distances(split, points), "map": sample(split, points)}
 
     def draw(self, split, logger) -> None:
@@ -105,13 +105,13 @@ def retrieved(queries: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> R
     return found
 
 
-def worst_queries(split, distances: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def worst_queries(split, distances: np.ndarray, rows: np.ndarray, n_queries: int) -> np.ndarray:
     """`retrievals.worst` of the split, by the table (N, k) of neighbours."""
     labels, among = split.labels[0], split.labels[-1]
     hits = (among[rows] == labels[:, None]) & np.isfinite(distances)
-    n = max(labels.max(), among.max()) + 1
-    relevant = np.bincount(among, minlength=n)[labels] - (split.own >= 0)
-    return retrievals.worst(hits, relevant, distances[:, 0], labels, N_QUERIES)
+    n_classes = max(labels.max(), among.max()) + 1
+    relevant = np.bincount(among, minlength=n_classes)[labels] - (split.own >= 0)
+    return retrievals.worst(hits, relevant, distances[:, 0], labels, n_queries)
 
 
 def tiles(split, query: int, rows: Sequence[int], distances: Sequence[float]) -> list[Tile]:

@@ -48,8 +48,9 @@ from evaluation import best, history, per_class, thumbnails
 from evaluation.evaluate_only import plain
 from evaluation.evaluator import Split, score
 from evaluation.history import History
-from evaluation.pictures import N_NEIGHBOURS
+from evaluation.pictures import N_NEIGHBOURS, worst_queries
 from evaluation.projection import project
+from evaluation.retrievals import in_turn
 from utilities.errors import refuse
 from utilities.files import fault
 from utilities.options import OPTIONS_FILE, read_stored
@@ -129,9 +130,8 @@ class Found:
     follows from them.
 
     labels (N,), of the queries; among (M,), of the images to search in; neighbours and distances
-    (N, k): their rows and how far they are, nearest first; nearest (N,): the distance of the first;
-    precision (N,): R-precision, NaN for queries that have nothing to find; thumbnails: {(path,
-    box): number} of the images to show.
+    (N, k): their rows and how far they are, nearest first; precision (N,): R-precision, NaN for
+    queries that have nothing to find; thumbnails: {(path, box): number} of the images to show.
     """
 
     def __init__(self, split: Split, points: list[Tensor]):
@@ -141,14 +141,12 @@ class Found:
         self.classes = per_class.rows("", split, self.measured.scores, rows)
         self.distances, self.neighbours = distances.cpu().numpy(), rows.cpu().numpy()
         self.precision = self.measured.scores["r_precision"].cpu().numpy()
-        self.points, self.nearest = [side.cpu() for side in points], self.distances[:, 0]
+        self.points = [side.cpu() for side in points]
         self.thumbnails: dict[tuple, int] = {}
 
     def content(self, method: str) -> dict[str, Any]:
         """The part of the page that depends on images."""
-        counted = np.flatnonzero(~np.isnan(self.precision))
-        worst = counted[np.lexsort((self.nearest[counted], self.precision[counted]))]
-        worst = in_turn(worst, self.labels)[:N_WORST + N_FURTHER]
+        worst = worst_queries(self.split, self.distances, self.neighbours, N_WORST + N_FURTHER)
         mixed = np.random.default_rng(0).permutation(len(self.labels))
         random = in_turn(mixed, self.labels)[:N_RANDOM]
         shown = {"random": self.retrievals(random), "worst": self.retrievals(worst[:N_WORST])}
@@ -196,7 +194,7 @@ class Found:
         for pair, times in most:
             one, other = sorted(pair, key=lambda label: -times.get(label, 0))
             taken = np.flatnonzero((self.labels == one) & (self.among[nearest] == other))
-            query = taken[self.nearest[taken].argmin()]
+            query = taken[self.distances[taken, 0].argmin()]
             listed.append([one, other, times[one], times.get(other, 0),
                            self.thumbnail(self.split.queries.dataset.paths[query]),
                            self.thumbnail(self.split.loaders[-1].dataset.paths[nearest[query]])])
@@ -222,16 +220,6 @@ class Found:
                 "side": TILE, "points": [[float(f"{x:.4g}"), float(f"{y:.4g}"), int(labels[row]),
                                           right[row], short(paths[row])]
                                          for (x, y), row in zip(flat, chosen, strict=True)]}
-
-
-def in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The rows (n,), reordered: the first of each class, in their order, then the second of each,
-    and so on. labels (N,)."""
-    by_class = np.argsort(labels[rows], kind="stable")
-    _, first, counts = np.unique(labels[rows[by_class]], return_index=True, return_counts=True)
-    turn = np.empty(len(rows), dtype=int)
-    turn[by_class] = np.arange(len(rows)) - np.repeat(first, counts)
-    return rows[np.argsort(turn, kind="stable")]
 
 
 def short(path: str) -> str:

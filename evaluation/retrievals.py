@@ -41,7 +41,7 @@ def choose(labels: np.ndarray, n_queries: int) -> np.ndarray:
 
 def worst(hits: np.ndarray, relevant: np.ndarray, nearest: np.ndarray, labels: np.ndarray,
           n_queries: int) -> np.ndarray:
-    """Rows of the worst queries, of different classes as far as there are, the worst one first.
+    """Rows of the worst queries, each class in turn, the worst one first.
 
     hits (N, k) bool: which of each query's neighbours, nearest first, are of its class; relevant
     (N,): how many such images there are; nearest (N,): the distance of the first neighbour; labels
@@ -56,9 +56,17 @@ def worst(hits: np.ndarray, relevant: np.ndarray, nearest: np.ndarray, labels: n
     first = np.where(hits.any(1), hits.argmax(1), k)
     order = np.lexsort((nearest, -first, precision))
     order = order[relevant[order] > 0]
-    of_classes = np.sort(np.unique(labels[order], return_index=True)[1])
-    others = np.setdiff1d(np.arange(len(order)), of_classes)
-    return order[np.concatenate([of_classes, others])[:n_queries]]
+    return in_turn(order, labels)[:n_queries]
+
+
+def in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The rows (n,), reordered: the first of each class, in their order, then the second of each,
+    and so on. labels (N,)."""
+    by_class = np.argsort(labels[rows], kind="stable")
+    _, first, counts = np.unique(labels[rows[by_class]], return_index=True, return_counts=True)
+    turn = np.empty(len(rows), dtype=int)
+    turn[by_class] = np.arange(len(rows)) - np.repeat(first, counts)
+    return rows[np.argsort(turn, kind="stable")]
 
 
 def draw(path: str | Path, rows: Sequence[Sequence[Tile]], read: Callable[[str], Image.Image],

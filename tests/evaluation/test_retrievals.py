@@ -41,12 +41,14 @@ def naively_worst(hits, relevant, nearest, labels, n):
         return sum(hits[row][:depth]) / depth, -first, nearest[row]
 
     order = sorted((row for row in range(len(hits)) if relevant[row]), key=badness)
-    seen, chosen = set(), []
-    for row in order:
-        if labels[row] not in seen:
-            seen.add(labels[row])
-            chosen.append(row)
-    return (chosen + [row for row in order if row not in chosen])[:n]
+    chosen = []
+    while order:        # a turn of each class
+        turn = {}
+        for row in order:
+            turn.setdefault(labels[row], row)
+        chosen += turn.values()
+        order = [row for row in order if row not in chosen]
+    return chosen[:n]
 
 
 @pytest.mark.parametrize("n", [3, 8, 100])
