@@ -146,7 +146,7 @@ def test_a_query_in_the_gallery_counts_neither_as_found_nor_as_to_be_found():
     split = split_of([0, 1], [0, 1, 1], [["a", "b"], ["a", "b", "c"]])
     distances = np.array([[1, 2, np.inf], [1, 2, np.inf]], np.float32)
     rows = np.array([[1, 2, 0], [2, 0, 1]])
-    assert pictures.worst_queries(split, distances, rows).tolist() == [1]   # 0 has nothing to find
+    assert pictures.worst_queries(split, distances, rows, 8).tolist() == [1]  # 0 finds nothing
 
 
 @pytest.fixture
