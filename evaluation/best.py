@@ -40,7 +40,7 @@ def opened(path: Path, arguments: Namespace) -> tuple[nn.Module, Split]:
     network, options = architectures.load(path)
     options = tools.on_this_machine(options, arguments)
     options.evaluate_only, options.train_metrics = True, False
-    options.skip_broken_images |= getattr(arguments, "skip_broken_images", False)
+    options.skip_broken_images |= arguments.skip_broken_images
     if arguments.source_path:
         options.source_path = str(arguments.source_path.absolute())
     device = setup.device(options)

@@ -22,7 +22,7 @@ FLAGS = (
          "those of the first run", nargs="+"),
     Flag("--source_path", Path, None, "folder that holds the datasets; when not given: that of "
          "each run"),
-    *tools.MACHINE,
+    tools.SKIP, *tools.MACHINE,
 )
 
 if __name__ == "__main__":      # before torch is imported

@@ -109,7 +109,7 @@ def test_criteria_and_miners_compute_in_float32_outside_autocast(tree):
         if hasattr(criterion, "batchminer"):
             criterion.batchminer = watch(f"miner of {feature.name}", criterion.batchminer)
     train(training, alone=False)
-    assert len(seen) == len(ALL) + 1 + 3
+    assert len(seen) == len(ALL) + 1 + 6    # decorrelation, and the miners of six features
     assert all(value == {(torch.float32, False)} for value in seen.values()), seen
 
 
