@@ -114,8 +114,8 @@ def test_a_list_of_an_agent_is_a_list(word, values):
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
-                                                   "RealityCheck.sh", "Reproduce.sh", "Slurm.sh",
-                                                   "ViT.sh"}
+                                                   "Pictures.sh", "RealityCheck.sh",
+                                                   "Reproduce.sh", "Slurm.sh", "ViT.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
