@@ -172,7 +172,8 @@ class WandbRun:
 
         point = {key: value if isinstance(value, (int, float)) else _histogram(value)
                  for key, value in values.items()}
-        return point | {name: wandb.Image(path) for name, path in self.pictures.items()}
+        return point | {name: wandb.Image(path) for name, path in self.pictures.items()
+                        if os.path.isfile(path)}    # the user may have moved it
 
     def picture(self, name: str, path: str | Path) -> None:
         """Shows the image file at `path` with the next point, or at the end with the last; where a

@@ -232,6 +232,19 @@ def test_pictures_come_with_the_next_point_only(tmp_path, client, pictures):
     assert part.column("loss") == [1, 2]
 
 
+def test_a_picture_that_was_moved_away_costs_no_point(tmp_path, client, pictures):
+    run = run_of(tmp_path, n_epochs=2)
+    for epoch in range(2):
+        run.picture("Gone", tmp_path / "none.png")
+        run.picture("Map", pictures["Map"])
+        run.log({"loss": 1.0}, epoch, {})
+    run.finish()
+    part, = parts(tmp_path)
+    assert part.column("loss") == [1, 1] and part.finished == 0
+    assert [shown["_type"] for shown in part.column("Map")] == ["image-file"] * 2
+    assert part.column("Gone") == [None, None]
+
+
 def test_pictures_of_the_end_come_with_the_last_point(tmp_path, client, pictures):
     run = run_of(tmp_path, n_epochs=2)
     run.log({"loss": 1.0}, 0, {})
