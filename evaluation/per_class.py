@@ -26,7 +26,8 @@ def rows(evaltype: str, split, scores: dict[str, Tensor], neighbours: Tensor) ->
     images = np.bincount(among, minlength=n) + np.bincount(labels[split.own < 0], minlength=n)
     queries = np.bincount(labels, minlength=n)
     means = [by_class(scores[metric].cpu().numpy(), labels, n) for metric in METRICS]
-    taken = mistaken(labels, among[neighbours[:, 0].cpu().numpy()])
+    nearest = neighbours.cpu().numpy()[:, :1]       # (N, 0) where there is a single image
+    taken = mistaken(labels, among[nearest[:, 0]]) if nearest.size else {}
     listed = []
     for label, name in enumerate(names):
         other, times = taken.get(label, (None, 0))

@@ -107,6 +107,8 @@ def retrieved(queries: np.ndarray, distances: np.ndarray, rows: np.ndarray) -> R
 
 def worst_queries(split, distances: np.ndarray, rows: np.ndarray, n_queries: int) -> np.ndarray:
     """`retrievals.worst` of the split, by the table (N, k) of neighbours."""
+    if rows.shape[1] == 0:      # a single image
+        return np.empty(0, dtype=int)
     labels, among = split.labels[0], split.labels[-1]
     hits = (among[rows] == labels[:, None]) & np.isfinite(distances)
     n_classes = max(labels.max(), among.max()) + 1
@@ -183,7 +185,8 @@ def draw_distances(title: str, counts: Tensor, reach: float, n_queries: int, n_a
     """A figure of the histograms that `count_distances` returns, each of area 1."""
     figure, axes = plot.drawing(title)
     counts, centres = counts.numpy(), (np.arange(BINS) + 0.5) * reach / BINS
-    used, fewest = 1 + counts.sum(0).nonzero()[0].max(), min(filter(None, counts.sum(1)))
+    used = 1 + counts.sum(0).nonzero()[0].max(initial=0)
+    fewest = min(filter(None, counts.sum(1)), default=1)
     merged = max(1, round(used / np.sqrt(fewest).clip(12, 80)))     # steps in one bar
     edges = np.arange(0, used + merged, merged) * reach / BINS
     labels, areas = [], []

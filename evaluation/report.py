@@ -99,13 +99,16 @@ def check_target(target: Path) -> None:
 
 
 def check_images(split: Split, past: History) -> None:
-    """UserError where the run was tested on other images."""
+    """UserError where the run was tested on other images, or on a single one."""
     names = ["testing"] if split.gallery is None else ["testing_query", "testing_gallery"]
     for name, loader in zip(names, split.loaders, strict=True):
         n_images, digest, *_ = past.data.get(name, (0, None))
         if digest not in (None, loader.dataset.digest):
             refuse("--source_path", f"the {name} images are not those of the run: {n_images:,} "
                    f"then, {len(loader.dataset.listed[0]):,} now, or other names", "the same files")
+    if split.gallery is None and len(split.own) == 1:
+        refuse("folder", "the run was tested on one image, which has no neighbours",
+               "a run with two test images or more")
 
 
 def about(folder: Path, options: Mapping[str, Any], past: History, evaltype: str

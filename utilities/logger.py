@@ -62,6 +62,10 @@ class Series:
             return {}
         return dict(zip(self.keys, self.rows[self.epochs.index(epoch)], strict=True))
 
+    def last(self) -> dict[str, float]:
+        """{W&B key: last value}."""
+        return dict(zip(self.keys, self.rows[-1], strict=True))
+
     def summary(self) -> dict[str, float]:
         """{W&B key: best value so far}."""
         if self.best == "none":
@@ -193,6 +197,8 @@ class Logger(NoLogger):
             write_text(self._csv(series), csv_text([series.segments, *series.rows]))
             self.epoch = max(self.epoch, *series.epochs)
         self.online.id, self.online.logged = state["wandb_id"], self.epoch
+        self.online.before = {name: value for series in self.series.values()
+                              for name, value in (series.last() | series.summary()).items()}
 
     def _series(self, split: str, group: str, segments, best: str) -> Series:
         """The group's series, made on first use; `loss` and `Loss` get files that differ by more

@@ -43,6 +43,7 @@ class NoRun:
 
     id: str | None = None
     logged = -1
+    before: dict[str, float] | None = None
 
     def start(self) -> None: ...
 
@@ -56,7 +57,8 @@ class NoRun:
 class WandbRun:
     """mode: online or offline; the client's settings (WANDB_MODE) may only restrict it.
     key: with None the client looks in the environment and in its login. `id` is the run's on W&B,
-    `logged` the last epoch that W&B has, -1 for none; `last` that of the training."""
+    `logged` the last epoch that W&B has, -1 for none, `before` the summary up to it; `last` that of
+    the training."""
 
     def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
                  entity: str | None, tags: Sequence[str], key: str | None, mode: str,
@@ -68,7 +70,7 @@ class WandbRun:
         self.key, self.last = key, last
         self.id: str | None = None
         self.run = None
-        self.logged = -1
+        self.logged, self.before = -1, {}
         self.told = False
         self.best: dict[str, float] | None = None   # of the last point, None before the first
         self.pictures: dict[str, str] = {}
@@ -133,6 +135,7 @@ class WandbRun:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
             self._init("offline")
+            self.run.summary.update(self.before)    # since the upload replaces the summary
             kept = f"upload what is logged from here on with {self._sync_command}"
         except Exception as error:
             self.run, kept = None, "nothing is logged there from here on"
@@ -169,7 +172,8 @@ class WandbRun:
 
         point = {key: value if isinstance(value, (int, float)) else _histogram(value)
                  for key, value in values.items()}
-        return point | {name: wandb.Image(path) for name, path in self.pictures.items()}
+        return point | {name: wandb.Image(path) for name, path in self.pictures.items()
+                        if os.path.isfile(path)}    # the user may have moved it
 
     def picture(self, name: str, path: str | Path) -> None:
         """Shows the image file at `path` with the next point, or at the end with the last; where a

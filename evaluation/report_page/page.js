@@ -506,15 +506,19 @@ function setFilter(text) {
   applyFilter();
 }
 
-/** The labels whose names contain the filter's text, all of one name where it is whole; null
- * without a filter. */
+/** A class's name as the filter's field holds it: in one line, without spaces around it. */
+const typed = (name) => name.replace(/[\r\n]/g, "").trim();
+
+/** The labels whose name is the filter's text, else those where only case differs, else those
+ * whose names contain it; null without a filter. */
 function matching() {
-  const text = byId("class").value.trim().toLowerCase();
+  const text = typed(byId("class").value);
   if (!text) return null;
-  const lower = data.names.map((name) => name.toLowerCase());
-  const whole = lower.indexOf(text);
-  if (whole >= 0) return new Set([whole]);
-  return new Set(lower.flatMap((name, label) => (name.includes(text) ? [label] : [])));
+  const names = data.names.map(typed);
+  const [lower, part] = [names.map((name) => name.toLowerCase()), text.toLowerCase()];
+  const ways = [(i) => names[i] === text, (i) => lower[i] === part, (i) => lower[i].includes(part)];
+  const found = ways.map((accepts) => [...names.keys()].filter(accepts));
+  return new Set(found.find((labels) => labels.length));
 }
 
 function applyFilter() {

@@ -93,6 +93,17 @@ def test_one_class_alone_has_a_histogram():
     assert figure.axes[0].get_legend().get_texts()[1].get_text() == "0 pairs of two classes"
 
 
+@pytest.mark.parametrize("split", [
+    split_of([0]), split_of([0], [0], [["a.png"], ["a.png"]])], ids=["alone", "in the gallery"])
+def test_a_single_image_has_pictures(run, split):
+    """As a test split may be where a validation split chooses the epochs."""
+    drawn, logger = run(split=split)
+    drawn.finish(split, logger)
+    assert {path.name for path in logger.folder.iterdir()} == {
+        pictures.SAMPLES, pictures.WORST, pictures.MAP, "distances.svg", "distances.png"}
+    assert drawn.found["samples"] == [[0, [], []]] and drawn.found["worst"] == []
+
+
 def test_the_map_has_every_image_once():
     points = points_of(OVERLAPPING)
     found = pictures.sample(OVERLAPPING, points)

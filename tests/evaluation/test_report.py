@@ -201,6 +201,15 @@ def test_in_shop_has_a_page(tmp_path):
     assert page["map"]["of"] == page["counts"]["images"] == 32
 
 
+def test_a_run_tested_on_one_image_is_refused(tmp_path, capsys):
+    trees.split_folders(tmp_path / "data" / "split", train=3, val=3)
+    trees.write(tmp_path / "data/split/test/9/0.jpg", 1)
+    folder = runs.train(tmp_path, "--dataset", "split", "--plots", "end")
+    assert (folder / "map.png").exists()
+    assert call(report, folder, "--kernels", 0) == 2
+    assert "tested on one image" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_left_out_and_told(copy):
     page = write(copy)
     page["retrievals"]["further"] = page["retrievals"]["worst"][8:]
@@ -329,3 +338,21 @@ def test_the_page_works_in_a_browser(browser, hard_page, width, scheme):
         assert tab.evaluate("input => input.labels.length", label.element_handle()) == 1
     assert tab.evaluate("[...document.images].every((image) => image.alt)")
     assert wrong == [] and requests[1:] == [url for url in requests[1:] if url[:5] == "data:"]
+
+
+@pytest.mark.slow
+def test_a_class_can_be_chosen_whatever_its_name(browser, hard_page, tmp_path):
+    """The filter's field holds no line breaks; names may differ in case alone."""
+    names = ["Cat", "cat", " line\nbreak"]
+    page = tmp_path / "report.html"
+    page.write_bytes(report.rendered(data_of(hard_page) | {"names": names}))
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    for label, name in enumerate(names):
+        tab.evaluate("""(name) => [...document.querySelectorAll("#classes tbody th button")]
+            .find((button) => button.textContent === name).click()""", name)
+        assert tab.evaluate("[...matching()]") == [label]
+        tab.get_by_role("button", name="All", exact=True).click()
+    for text, labels in {"CAT": [0, 1], "ca": [0, 1], "Break": [2], "dog": []}.items():
+        tab.locator("#class").fill(text)
+        assert tab.evaluate("[...matching()]") == labels

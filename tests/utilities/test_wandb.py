@@ -232,6 +232,19 @@ def test_pictures_come_with_the_next_point_only(tmp_path, client, pictures):
     assert part.column("loss") == [1, 2]
 
 
+def test_a_picture_that_was_moved_away_costs_no_point(tmp_path, client, pictures):
+    run = run_of(tmp_path, n_epochs=2)
+    for epoch in range(2):
+        run.picture("Gone", tmp_path / "none.png")
+        run.picture("Map", pictures["Map"])
+        run.log({"loss": 1.0}, epoch, {})
+    run.finish()
+    part, = parts(tmp_path)
+    assert part.column("loss") == [1, 1] and part.finished == 0
+    assert [shown["_type"] for shown in part.column("Map")] == ["image-file"] * 2
+    assert part.column("Gone") == [None, None]
+
+
 def test_pictures_of_the_end_come_with_the_last_point(tmp_path, client, pictures):
     run = run_of(tmp_path, n_epochs=2)
     run.log({"loss": 1.0}, 0, {})
@@ -581,7 +594,7 @@ def test_a_resumed_run_sends_what_wandb_lacks_and_nothing_twice(tmp_path, client
 
 @pytest.mark.slow
 def test_the_parts_of_a_resumed_run_are_one_curve_when_they_are_uploaded(tmp_path, client):
-    """By `wandb sync`, as the run says."""
+    """By `wandb sync`, as the run says; the last part adds nothing."""
     logger = Logger.from_opt(options(n_epochs=2), tmp_path, {})
     logger.start()
     for epoch, recall in enumerate([0.1, 0.5]):
@@ -593,6 +606,10 @@ def test_the_parts_of_a_resumed_run_are_one_curve_when_they_are_uploaded(tmp_pat
     for epoch, recall in ((2, 0.3), (3, 0.2)):
         log(resumed, epoch, recall)
     resumed.close()
+    finished = Logger.from_opt(options(n_epochs=4), tmp_path, {})
+    finished.load_state_dict(resumed.state_dict())
+    finished.start()
+    finished.close()
     folders = [part.folder for part in parts(tmp_path)]
     with Server() as server:
         subprocess.run([sys.executable, "-m", "wandb", "sync", *folders], check=True, env=os.environ
@@ -600,7 +617,7 @@ def test_the_parts_of_a_resumed_run_are_one_curve_when_they_are_uploaded(tmp_pat
                        timeout=120)
     assert [(point["_step"], point[RECALL]) for point in server.points] == [
         (0, 0.1), (1, 0.5), (2, 0.3), (3, 0.2)]
-    assert server.summary[RECALL] == 0.5
+    assert server.summary[RECALL] == 0.5 and server.summary["Train: epochs"] == 3
 
 
 @pytest.mark.slow
