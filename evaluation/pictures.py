@@ -81,8 +81,7 @@ class Pictures:
         if self.plots == "end" and self.found:
             self.draw(split, logger)
         elif self.wanted and not self.found:
-            print("No pictures: what they show of the best epoch was not kept (--plots none).",
-                  flush=True)
+            print("No pictures: the run kept nothing of its best epoch to draw.", flush=True)
 
 
 def write(path: Path, content: bytes) -> None:
