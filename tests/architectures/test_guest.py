@@ -198,7 +198,8 @@ def test_safetensors_are_read_for_every_backbone(select, tmp_path, monkeypatch):
     ("timm:vit_tiny_patch16_224.none", (),
      r"--arch: timm has no weights 'none' of vit_tiny_patch16_224; accepted: "
      r"timm:vit_tiny_patch16_224, timm:vit_tiny_patch16_224\."),
-    ("timm:resnet18.", (), r"--arch: timm has no weights '' of resnet18; accepted: timm:resnet18, "),
+    ("timm:resnet18.", (),
+     r"--arch: timm has no weights '' of resnet18; accepted: timm:resnet18, timm:resnet18\."),
     ("timm:vit_small_patch16_224_in21k", (), r"--arch: .* is a former name; accepted: "
                                              r"timm:vit_small_patch16_224\.augreg_in21k$"),
     ("timm:vit_tiny_patch16_224", ("--crop_size", 100),
