@@ -165,7 +165,9 @@ def published_weights(backbone: str, size: int) -> tuple[str, dict[str, Tensor]]
     """
     if path := cached(backbone):
         try:
-            return repr(path), read(backbone, size, {"file": path})
+            # Earlier versions of timm would take a file for one in JAX's format, where that is
+            # what the weights were first published in.
+            return repr(path), read(backbone, size, {"file": path, "custom_load": False})
         except Exception as error:      # of timm or torch, in any form
             refuse("--arch", f"cannot read the weights of {backbone} from {path!r} "
                    f"({one_line(error)[:200]})", "that file, deleted to fetch it again")
