@@ -4,9 +4,7 @@
 
 The objective (see criteria/features.py) is a list of summands, which `train_epoch` adds up:
 
-    L = sum over features f of weight_f * L_f(step)
-
-where `step` holds the outputs of the networks for a batch.
+    L = sum over features f of weight_f * L_f(step),    step: outputs of the networks for a batch
 """
 
 import parameters
@@ -115,6 +113,8 @@ class Training:
             if not last:
                 self.begin()
             self.record.logger.start()
+            if self.evaluator.lacks(self.epoch - 1):    # the last one, by a resume's --n_epochs
+                self.evaluate_and_save(self.epoch - 1)
             while self.epoch < self.opt.n_epochs:
                 self.train_epoch(self.epoch)
                 self.evaluate_and_save(self.epoch)

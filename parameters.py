@@ -382,6 +382,8 @@ MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evalua
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
+# Options that say what the first epochs of a run are for.
+FIRST_EPOCHS = ("warmup_epochs", "freeze_backbone")
 # Options that only some of --scheduler's values read.
 SCHEDULERS_OF = {"tau": ("step",), "gamma": ("step", "exp")}
 # Options of which only one may be given.
@@ -489,6 +491,10 @@ def resumed(opt: Namespace) -> Namespace:
         refuse("--n_epochs", f"{opt.n_epochs} given, but learning rates of the run in "
                f"{opt.resume!r} fall by --scheduler cosine over {run.n_epochs} epochs",
                f"{run.n_epochs}, or a new run")
+    for name in FIRST_EPOCHS:
+        if changed.get("n_epochs", run.n_epochs) < (least := getattr(run, name)):
+            refuse("--n_epochs", f"{opt.n_epochs} given, but the run in {opt.resume!r} has "
+                   f"--{name} {least}", f"a whole number from {least} upwards")
     if ("skip_broken_images" in changed and not run.skip_broken_images
             and criteria.needs(run.diva_features, "numbered images")):
         refuse("--skip_broken_images", "given on resume, but --diva_features "
@@ -573,7 +579,7 @@ def _settle_modes(opt: Namespace) -> None:
 
 def _check_epochs(opt: Namespace) -> None:
     """What happens in the first epochs must fit into the run."""
-    for name in ("warmup_epochs", "freeze_backbone"):
+    for name in FIRST_EPOCHS:
         if (n_epochs := getattr(opt, name)) > opt.n_epochs:
             refuse(f"--{name}", f"{n_epochs} given, more than --n_epochs {opt.n_epochs}",
                    f"a whole number from 0 up to {opt.n_epochs}")

@@ -14,7 +14,9 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ def check(backbone: str) -> None:
         refuse("--arch", f"timm has no model {name!r}",
                ", ".join(TIMM + other for other in close) or "a name of timm.list_models()")
     tags = list(models.get_arch_pretrained_cfgs(model))
-    if tag and tag not in (entry.partition(".")[2] for entry in tags):
+    if "." in name and tag not in (entry.partition(".")[2] for entry in tags):
         refuse("--arch", f"timm has no weights {tag!r} of {model}",
                ", ".join(TIMM + entry for entry in (model, *tags)))
 
@@ -154,17 +156,46 @@ def refuse_size(backbone: str, size: int, error: Exception) -> NoReturn:
            f"({reason})", f"e.g. {own}")
 
 
+def published_weights(backbone: str, size: int) -> tuple[str, dict[str, Tensor]]:
+    """Where the published weights of `backbone` come from, and what timm reads in them for images
+    of size x size pixels: from the file of an earlier download, else by timm's download.
+
+    UserError, with the alternatives, where there are none, the file is damaged or the download
+    fails.
+    """
+    if path := cached(backbone):
+        try:
+            # Earlier versions of timm would take a file for one in JAX's format, where that is
+            # what the weights were first published in.
+            return repr(path), read(backbone, size, {"file": path, "custom_load": False})
+        except Exception as error:      # of timm or torch, in any form
+            refuse("--arch", f"cannot read the weights of {backbone} from {path!r} "
+                   f"({one_line(error)[:200]})", "that file, deleted to fetch it again")
+    return backbone, download(backbone, size)
+
+
 def cached(backbone: str) -> str | None:
     """The file of published weights that an earlier download left, None without one."""
     import huggingface_hub
 
     published = settings(backbone)
+    if published.url and not published.hf_hub_id:
+        path = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(published.url).path).name)
+        return str(path) if path.is_file() else None
     for name in (published.hf_hub_filename,) if published.hf_hub_filename else HUB_FILES:
         found = published.hf_hub_id and huggingface_hub.try_to_load_from_cache(
             published.hf_hub_id, name)
         if isinstance(found, str):
             return found
     return None
+
+
+def read(backbone: str, size: int, source: dict | None = None) -> dict[str, Tensor]:
+    """What timm makes of the weights of `backbone` for images of size x size pixels. source: the
+    entries of timm's settings that say where they are, where it is not timm's own place."""
+    with torch.random.fork_rng(devices=[]):
+        return create(backbone, size, pretrained=True,
+                      pretrained_cfg_overlay=source).state_dict()
 
 
 def download(backbone: str, size: int) -> dict[str, Tensor]:
@@ -184,8 +215,7 @@ def download(backbone: str, size: int) -> dict[str, Tensor]:
     try:
         # Any answer will do. Without one the hub's client would try for most of a minute.
         huggingface_hub.get_session().head(source, timeout=ANSWER)
-        with torch.random.fork_rng(devices=[]):
-            return create(backbone, size, pretrained=True).state_dict()
+        return read(backbone, size)
     except Exception as error:      # of the network, the disk or what came
         refuse("--arch", f"the weights of {backbone} could not be downloaded from {source} "
                f"({one_line(error)[:200]})",
@@ -199,24 +229,22 @@ def fitting(backbone: str, size: int, tensors: Mapping[str, Tensor], model: nn.M
     where timm does not know what to do with them."""
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     names = settings(backbone).classifier or ()
-    # A BatchNorm may stand beside the linear layer, which timm calls the classifier.
-    heads = tuple(f"{name.rpartition('.')[0] or name}." for name in
-                  ((names,) if isinstance(names, str) else names))
+    # A BatchNorm may stand beside the linear layer, which timm calls the classifier. Inception's
+    # files hold its auxiliary classifier, too.
+    heads = ("AuxLogits.", *(f"{name.rpartition('.')[0] or name}." for name in
+                             ((names,) if isinstance(names, str) else names)))
     tensors = {name: tensor for name, tensor in tensors.items()
                if name in wanted or not name.startswith(heads)}
     if {name: tensor.shape for name, tensor in tensors.items()} == wanted:
         return tensors
 
-    def converted(further: dict[str, Tensor]) -> nn.Module | None:
-        overlay = {"state_dict": tensors | further, "num_classes": 0}
+    def converted(further: dict[str, Tensor]) -> dict[str, Tensor] | None:
         try:
-            with torch.random.fork_rng(devices=[]):
-                return create(backbone, size, pretrained=True, pretrained_cfg_overlay=overlay)
+            return read(backbone, size, {"state_dict": tensors | further, "num_classes": 0})
         except Exception:       # of timm, in any form
             return None
 
     # What timm reads must be all there is and all it needs: some of its families would take less.
     if converted({"no weight of any model": torch.zeros(1)}):
         return tensors
-    read = converted({})
-    return read.state_dict() if read else tensors
+    return converted({}) or tensors

@@ -58,7 +58,7 @@ def initialise(network: nn.Module, name: str, path: str | None, size: int) -> No
             return continue_from(checkpoint, source, network, name, size, own_heads)
         tensors = checkpoint.tensors
     elif name.startswith(TIMM):
-        flag, source, tensors = "--arch", *of_timm(name, size)
+        flag, source, tensors = "--arch", *guest.published_weights(name, size)
     else:
         url = backbones.weights_url(name)
         flag, source, tensors = "--arch", url, fetch(url, name)
@@ -70,15 +70,6 @@ def initialise(network: nn.Module, name: str, path: str | None, size: int) -> No
     fit(network.model,
         tensors | {key.removeprefix("model."): tensor for key, tensor in own_heads.items()},
         flag=flag, source=source, dropped=backbones.DROPPED)
-
-
-def of_timm(name: str, size: int) -> tuple[str, dict[str, Tensor]]:
-    """Where the weights that timm publishes for `name` come from, and what they are."""
-    path = guest.cached(name)
-    if path is None:
-        return name, guest.download(name, size)
-    accepted = f"{WEIGHTS} or by safetensors; delete the file to fetch it again"
-    return repr(path), read_checkpoint(path, "--arch", accepted).tensors
 
 
 def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name: str, size: int,

@@ -227,6 +227,10 @@ class Evaluator:
         """Whether `epoch`, counted from 0, is evaluated."""
         return epoch % self.evaluate_every == 0 or epoch == self.n_epochs - 1
 
+    def lacks(self, epoch: int) -> bool:
+        """Whether `epoch`, trained when it was not to be evaluated, is to be evaluated now."""
+        return epoch >= 0 and self.evaluates(epoch) and self.last.get("epoch") != epoch
+
     def due(self, epoch: int) -> list[str]:
         """The metrics to compute in an `epoch` that is evaluated. Those with clusters come with the
         first evaluation in each `cluster_every` epochs."""

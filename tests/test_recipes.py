@@ -177,6 +177,39 @@ def test_epochs_between_evaluations(tmp_path, capsys):
     assert "last,e_recall@1" in rows.out and "Unfinished" not in rows.err
 
 
+def test_the_last_epoch_is_evaluated_when_a_resume_makes_it_the_last(tmp_path, monkeypatch, capsys):
+    """The file of each best epoch and the summary are then those of a run that ends there."""
+    argv = ("--evaluate_every", 4, "--freeze_backbone", 1, "--ema", 0.5)
+    whole = runs.train(tmp_path, *argv, "--n_epochs", 2)
+    train_epoch = diva_main.Training.train_epoch
+
+    def train_two(training, epoch):
+        if epoch == 2:
+            raise InterruptedError
+        train_epoch(training, epoch)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(diva_main.Training, "train_epoch", train_two)
+        runs.train(tmp_path, *argv, "--n_epochs", 9)
+    stopped, = runs.folders(tmp_path) - {whole}
+    assert runs.last(stopped)["evaluator"]["last"]["epoch"] == 0
+    capsys.readouterr()
+    for _ in range(2):      # the second time there is nothing to do
+        runs.resume(stopped, "--n_epochs", 2)
+    assert capsys.readouterr().out.count("Test, epoch 1") == 1
+    assert runs.differences(whole, stopped) == []
+
+
+@pytest.mark.parametrize("name", ["warmup_epochs", "freeze_backbone"])
+def test_a_resume_names_the_flag_that_it_was_given(tmp_path, capsys, name):
+    folder = runs.train(tmp_path, "--n_epochs", 2, f"--{name}", 2)
+    with pytest.raises(SystemExit):
+        parameters.read_arguments(["--resume", str(folder), "--n_epochs", "1"])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"diva_main.py: error: --n_epochs: 1 given, but the run in {str(folder)!r} has "
+        f"--{name} 2; accepted: a whole number from 2 upwards")
+
+
 def test_evaluations_leave_training_as_it_is(tmp_path):
     often, rarely = (runs.last(runs.train(tmp_path, "--n_epochs", 3, *argv)) for argv in (
         [], ["--evaluate_every", 100]))

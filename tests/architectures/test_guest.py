@@ -198,6 +198,8 @@ def test_safetensors_are_read_for_every_backbone(select, tmp_path, monkeypatch):
     ("timm:vit_tiny_patch16_224.none", (),
      r"--arch: timm has no weights 'none' of vit_tiny_patch16_224; accepted: "
      r"timm:vit_tiny_patch16_224, timm:vit_tiny_patch16_224\."),
+    ("timm:resnet18.", (),
+     r"--arch: timm has no weights '' of resnet18; accepted: timm:resnet18, timm:resnet18\."),
     ("timm:vit_small_patch16_224_in21k", (), r"--arch: .* is a former name; accepted: "
                                              r"timm:vit_small_patch16_224\.augreg_in21k$"),
     ("timm:vit_tiny_patch16_224", ("--crop_size", 100),
@@ -325,6 +327,48 @@ def test_compiled_it_trains_as_it_does_without(tmp_path):
                             "discriminative", "selfsimilarity", *argv)
         losses.append(runs.rows(folder, "Train_loss")[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def keep(folder, name, tensors):
+    """Puts a file of weights where the hub's client keeps it."""
+    hub_id = timm.models.get_pretrained_cfg(name).hf_hub_id
+    models = folder / f"models--{hub_id.replace('/', '--')}"
+    path = models / "snapshots" / (40 * "a") / "pytorch_model.bin"
+    path.parent.mkdir(parents=True)
+    torch.save(tensors, path)
+    (models / "refs").mkdir()
+    (models / "refs" / "main").write_text(40 * "a")
+    return path
+
+
+def test_auxiliary_classifiers_in_published_weights_are_left_out(select, tmp_path, monkeypatch):
+    """timm's own download leaves them out, so both a kept file and a copy must fit."""
+    name = "inception_v3.tv_in1k"
+    tensors = timm.create_model("inception_v3", aux_logits=True).state_dict()
+    path = keep(tmp_path, name, tensors)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    copy = tmp_path / "copy.pth"
+    torch.save(tensors, copy)
+    size = ("--crop_size", 96, "--resize", 96)
+    for argv in ((), ("--weights_path", copy)):
+        loaded = select(f"timm:{name}", *size, *argv).model.timm.state_dict()
+        assert all(torch.equal(value, tensors[key]) for key, value in loaded.items())
+    path.write_bytes(b"no such file")
+    with pytest.raises(UserError, match=r"^--arch: cannot read the weights of timm:inception_v3\."
+                                        r"tv_in1k from '.*' \(.*\); accepted: that file, deleted"):
+        select(f"timm:{name}", *size)
+
+
+def test_weights_that_are_not_on_the_hub_are_fetched_once(select, tmp_path, monkeypatch):
+    published = timm.models.get_pretrained_cfg("legacy_seresnet18")
+    assert published.url and not published.hf_hub_id
+    tensors = timm.create_model("legacy_seresnet18").state_dict()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / published.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    torch.save(tensors, path)
+    loaded = select("timm:legacy_seresnet18").model.timm.state_dict()
+    assert all(torch.equal(value, tensors[key]) for key, value in loaded.items())
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
