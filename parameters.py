@@ -384,8 +384,9 @@ OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_la
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
 # Options that say what the first epochs of a run are for.
 FIRST_EPOCHS = ("warmup_epochs", "freeze_backbone")
-# Options that only some of --scheduler's values read.
-SCHEDULERS_OF = {"tau": ("step",), "gamma": ("step", "exp")}
+# Options that only some values of another option read.
+READERS = {"tau": ("scheduler", ("step",)), "gamma": ("scheduler", ("step", "exp")),
+           "diva_dance": ("diva_ssl", ("fast_moco",)), "diva_fixed": ("diva_ssl", ("fast_moco",))}
 # Options of which only one may be given.
 EXCLUSIVE = (("check_data", "evaluate_only"), ("weights_path", "not_pretrained"),
              ("evaluate_on_gpu", "evaluate_on_cpu"),
@@ -425,10 +426,11 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
     if "batch_mining" in given and opt.loss in criteria.LOSSES and opt.loss not in criteria.TAKES:
         warnings.append(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} mines "
                         "no tuples; no effect")
-    for name, readers in SCHEDULERS_OF.items():
-        if name in given and opt.scheduler not in readers:
-            warnings.append(f"--{name}: {show(getattr(opt, name))} given, but --scheduler "
-                            f"{opt.scheduler} does not read it; no effect")
+    for name, (other, readers) in READERS.items():
+        if name in given and getattr(opt, other) not in readers:
+            value = getattr(opt, name)
+            warnings.append(f"--{name}: {'' if value is True else show(value) + ' '}given, but "
+                            f"--{other} {getattr(opt, other)} does not read it; no effect")
     return warnings
 
 

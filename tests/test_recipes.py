@@ -225,3 +225,13 @@ def test_options_that_the_scheduler_does_not_read_warn(capsys, scheduler, idle):
     assert capsys.readouterr().err.splitlines() == [
         f"diva_main.py: warning: --{name}: {values[name]} given, but --scheduler {scheduler} does "
         "not read it; no effect" for name in idle]
+
+
+def test_the_form_of_dance_warns_beside_plain_moco(capsys):
+    for argv, what in ((["--diva_dance", "weighted"], "--diva_dance: 'weighted' given"),
+                       (["--diva_fixed"], "--diva_fixed: given")):
+        parameters.read_arguments([*argv, "--diva_ssl", "moco"])
+        assert capsys.readouterr().err == (
+            f"diva_main.py: warning: {what}, but --diva_ssl moco does not read it; no effect\n")
+        parameters.read_arguments(argv)
+        assert capsys.readouterr().err == ""
