@@ -4,9 +4,7 @@
 
 The objective (see criteria/features.py) is a list of summands, which `train_epoch` adds up:
 
-    L = sum over features f of weight_f * L_f(step)
-
-where `step` holds the outputs of the networks for a batch.
+    L = sum over features f of weight_f * L_f(step),    step: outputs of the networks for a batch
 """
 
 import parameters
@@ -33,6 +31,7 @@ from datasets.workers import explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
 from utilities import checkpoint, distributed, run_folder, setup
+from utilities.average import Average
 from utilities.distributed import ALONE, Alone
 from utilities.embedding import embed
 from utilities.errors import RunError, UserError
@@ -41,6 +40,7 @@ from utilities.loss_scaling import LossScaling
 from utilities.monitor import Monitor, gradient_statistics
 from utilities.random_streams import stream
 from utilities.record import Record, Silent
+from utilities.schedule import Schedule
 from utilities.training_log import log_training
 
 
@@ -84,18 +84,18 @@ class Training:
             n_samples=len(self.training_set)).to(self.device)
         processes.accept(self.network, self.objective)
         self.optimiser = setup.optimiser(opt, self.network, self.objective)
-        self.scheduler = setup.scheduler(opt, self.optimiser)
+        self.average = Average(self.network, opt.ema, self.optimiser)
         self.sampler = datasampler.select(opt.data_sampler, opt, self.training_set)
         main_feature = features.main(self.objective)
         self.stored_head = main_feature.name  # its embeddings are those in a sampler's storage
         self.sampler.bind(main_feature.criterion)
         self.loader = self.make_loader("training", self.sampler)
+        self.schedule = Schedule.from_opt(opt, self.optimiser, len(self.loader))
         self.evaluator = Evaluator.from_opt(opt, self.splits, self.device, processes)
         self.between_steps = features.Run(
             self.network, self.loader, self.make_loader("evaluation_train"), self.optimiser,
             processes)
-        if opt.compile:
-            setup.compile_parts(self.device, self.network, *self.objective)
+        setup.compile_parts(opt, self.device, self.network, self.average.network, *self.objective)
         self.epoch, self.seconds, self.monitor = 0, 0.0, Monitor()
         self.teaching, self.record = Teaching(self.objective), Silent()
 
@@ -113,6 +113,8 @@ class Training:
             if not last:
                 self.begin()
             self.record.logger.start()
+            if self.evaluator.lacks(self.epoch - 1):    # the last one, by a resume's --n_epochs
+                self.evaluate_and_save(self.epoch - 1)
             while self.epoch < self.opt.n_epochs:
                 self.train_epoch(self.epoch)
                 self.evaluate_and_save(self.epoch)
@@ -169,7 +171,7 @@ class Training:
                 feature.before_epoch(self.between_steps, epoch)
         if epoch and self.opt.data_idx_full_prec:
             self.fill_storage()
-        network.train()
+        network.rest(epoch < self.opt.freeze_backbone).train()
         self.processes.part_streams(self.opt.seed, epoch)
         monitor = self.monitor = Monitor(self.opt.log_every, self.monitor.means)
         groups = [group["params"] for group in optimiser.param_groups]
@@ -184,6 +186,7 @@ class Training:
             total = sum(feature.weight * losses[feature.name] for feature in objective)
             self.scaling.backward(total, optimiser)
             gradients = gradient_statistics(*groups)
+            self.schedule.before_step(epoch, monitor.n_steps)
             scaled_up = self.scaling.step(optimiser)
             for feature in objective:
                 feature.after_step(step, network)
@@ -198,22 +201,22 @@ class Training:
         self.seconds += seconds
         log_training(self.record.logger, epoch, means, seconds, len(self.loader) * self.opt.bs,
                      objective=objective, teaching=self.teaching, optimiser=optimiser)
-        self.scheduler.step()
+        self.schedule.after_epoch(epoch)
 
     def evaluate_and_save(self, epoch: int) -> None:
         """Metrics, logs and checkpoints of a finished epoch, in an order safe against crashes."""
         self.monitor.check(self.network, self.objective)
         if epoch + 1 < self.opt.n_epochs and not self.opt.data_idx_full_prec:
             self.loader.start(epoch + 1)    # workers read its first batches during the evaluation
-        better = self.evaluator.evaluate(self.network, epoch, self.record.logger)
+        better = self.evaluator.evaluate(self.average.network, epoch, self.record.logger)
         with self.interrupts.shield():
             self.record.logger.end_epoch(epoch)
             self.epoch = epoch + 1
-            self.record.save(epoch, better,
-                             {"state_dict": self.network.state_dict(), "epoch": epoch,
-                              "data": self.identity.state_dict(),
-                              "options": parameters.public(self.opt)}, self.state_dict())
-        print(self.evaluator.report(f", epoch {epoch}"), flush=True)    # now it is saved
+            network = {"state_dict": self.average.network.state_dict(), "epoch": epoch,
+                       "data": self.identity.state_dict(), "options": parameters.public(self.opt)}
+            self.record.save(epoch, better, network, self.state_dict())
+        if self.evaluator.evaluates(epoch):
+            print(self.evaluator.report(f", epoch {epoch}"), flush=True)    # now it is saved
 
     def state_dict(self) -> dict:
         """All that the rest of the run depends on, as plain types and tensors."""
@@ -227,9 +230,9 @@ class Training:
             part.load_state_dict(state[name])
 
     def stateful(self) -> dict:
-        return {"data": self.identity, "state_dict": self.network,
+        return {"data": self.identity, "state_dict": self.average.network, **self.average.parts,
                 "objective": self.objective, "sampler": self.sampler, "optimiser": self.optimiser,
-                "scheduler": self.scheduler, "scaler": self.scaling.scaler,
+                "scheduler": self.schedule.scheduler, "scaler": self.scaling.scaler,
                 "logger": self.record.logger, "evaluator": self.evaluator,
                 "random": checkpoint.RandomState}
 

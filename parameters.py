@@ -31,6 +31,7 @@ PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
 NO_KEY = "<your_api_key_here>"
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")    # of its client
+DANCES = ("released", "fixed", "weighted")
 UPPER_CUTOFF = NO_EFFECT + ": the original leaves this cutoff out, too"
 
 TRAINING = (
@@ -39,12 +40,23 @@ TRAINING = (
     Flag("--lr", float, 1e-5, "learning rate of the network", ABOVE_0),
     Flag("--fc_lr", float, -1, "learning rate of the embedding heads; -1: --lr", Range(0, off=-1)),
     Flag("--decay", float, 4e-4, "weight decay of the network (criteria have none)", FROM_0),
-    Flag("--optim", str, "adam", "optimiser: adam, or sgd with momentum 0.9", ("adam", "sgd")),
+    Flag("--optim", str, "adam", "optimiser: adam; adamw, which applies --decay apart from the "
+         "gradient, to biases and norms too; or sgd with momentum 0.9", ("adam", "adamw", "sgd")),
     Flag("--use_sgd", bool, False, "the same as --optim sgd"),
-    Flag("--scheduler", str, "step", "when learning rates are multiplied by --gamma: after the "
-         "epochs --tau (step), after every epoch (exp) or never (none)", ("step", "exp", "none")),
-    Flag("--gamma", float, 0.3, "factor of --scheduler", ABOVE_0),
+    Flag("--scheduler", str, "step", "how learning rates fall: by the factor --gamma after the "
+         "epochs --tau (step) or after every epoch (exp), along half a cosine towards 0 at the end "
+         "of --n_epochs (cosine), or not (none)", ("step", "exp", "cosine", "none")),
+    Flag("--gamma", float, 0.3, "factor of --scheduler step and exp", ABOVE_0),
     Flag("--tau", int, [10000], "epochs after which --scheduler step acts", FROM_1, "+"),
+    Flag("--warmup_epochs", int, 0, "epochs in which every step raises all learning rates, "
+         "linearly from 0 to their values; --scheduler begins after them, and --tau counts from "
+         "there", FROM_0),
+    Flag("--clip_grad", float, 0, "largest norm of the network's gradient: a longer one is scaled "
+         "down to it before the step; 0: no limit", FROM_0),
+    Flag("--ema", float, 0, "decay of a running average of the network, such as 0.999: the average "
+         "is what is evaluated and kept as the best; 0: no average", Range(0, 1, below=True)),
+    Flag("--freeze_backbone", int, 0, "epochs at the start in which the backbone stays as it is, "
+         "BatchNorm statistics included, while heads and criteria learn", FROM_0),
     Flag("--seed", int, 1, "seed of all random numbers", Range(0, 2**32 - 1)),
     Flag("--device", str, "auto", "where to train; auto: a GPU if there is one, else the CPU",
          ("auto", "cuda", "cpu")),
@@ -79,6 +91,11 @@ DATASETS = (
          "chosen; 1: none, they are chosen on test",
          Range(0, 1, above=True)),
     Flag("--train_val_split_by_class", bool, False, "--train_val_split is a share of the classes"),
+    Flag("--val_folds", int, None, "cut the training classes, in their order, into this many equal "
+         "blocks, of which --val_fold is the validation split, on which checkpoints are chosen; "
+         "where there is a remainder, the first blocks have one class more", Range(2)),
+    Flag("--val_fold", int, None, "the block of --val_folds that validates, counted from 0",
+         FROM_0),
     Flag("--augmentation", str, "base", "training augmentation of both views: base: random resized "
          "crop and flip; adv: also grey and colour jitter 0.2; big: as base with crops of 256, in "
          "evaluation too; red: resize, random crop and flip", ("base", "adv", "big", "red")),
@@ -104,13 +121,14 @@ DATASETS = (
 
 ARCHITECTURES = (
     Flag("--arch", str, "resnet50_frozen_normalize", "backbone (resnet50, bninception, googlenet, "
-         "or another of pretrainedmodels and torchvision), with suffixes _frozen (BatchNorm keeps "
-         "its statistics) and _normalize (unit-length embeddings) in any order"),
+         "another of pretrainedmodels and torchvision, or timm:<a model of timm>, such as "
+         "timm:vit_small_patch16_224.dino), with suffixes _frozen (BatchNorm keeps its "
+         "statistics) and _normalize (unit-length embeddings) in any order"),
     Flag("--embed_dim", int, 128, "dimensions of each feature's embedding", Range(2)),
     Flag("--not_pretrained", bool, False, "start from random weights instead of ImageNet's"),
-    Flag("--weights_path", str, None, "file with the backbone's ImageNet weights, instead of a "
-         "download, or a run's checkpoint: a new run starts from its trunk, and from its heads of "
-         "the same feature and --embed_dim"),
+    Flag("--weights_path", str, None, "file with the backbone's weights (.pth, .safetensors), "
+         "instead of a download, or a run's checkpoint: a new run starts from its trunk, and from "
+         "its heads of the same feature and --embed_dim"),
 )
 
 DATASAMPLER = (
@@ -170,7 +188,8 @@ BATCHMINER = (
 
 DIVA = (
     Flag("--diva_features", str, ["discriminative"], "features to train, each with a head: "
-         "discriminative, selfsimilarity, shared and intra make the published method",
+         "discriminative, selfsimilarity, shared and intra make the published method; ensemble_1 "
+         "to ensemble_3 are taught as discriminative, for comparison with as many heads",
          criteria.FEATURES, "+"),
     Flag("--diva_ssl", str, "fast_moco", "criterion of selfsimilarity: fast_moco (DaNCE), or moco, "
          "the same without weights of the negatives", ("fast_moco", "moco")),
@@ -199,16 +218,19 @@ DIVA = (
          "fast_moco's keys stay the same", FROM_0),
     Flag("--diva_moco_upper_cutoff", float, 1.4, "distance above which fast_moco gives keys no "
          "weight", ABOVE_0),
-    Flag("--diva_fixed", bool, False, "normalise fast_moco's weights for each query, as in the "
-         "paper, instead of over the queries, as in the released code"),
+    Flag("--diva_dance", str, "released", "weights of fast_moco's keys: released: they multiply "
+         "similarities and sum to 1 over the queries, as in the released code; fixed: for each "
+         "query to 1 over the keys, as in the paper; weighted: they multiply exponentials and have "
+         "the mean 1 for each query, so that the loss lives on at low temperatures", DANCES),
+    Flag("--diva_fixed", bool, False, "the same as --diva_dance fixed"),
     Flag("--diva_instdiscr_temperature", float, 0.1, "temperature of invariantspread", ABOVE_0),
     Flag("--diva_dc_update_f", int, 2, "epochs between clusterings of dc", FROM_1),
     Flag("--diva_dc_ncluster", int, 300, "clusters of dc", Range(2)),
 )
 
 PAIR_LOSSES = (
-    Flag("--loss", str, "margin", "criterion of the discriminative, shared and intra features, or "
-         "pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
+    Flag("--loss", str, "margin", "criterion of the discriminative, ensemble, shared and intra "
+         "features, or pml:<loss of pytorch-metric-learning>", criteria.LOSSES, guests=True),
     Flag("--pml_loss_args", dict, {}, "arguments of a pml: loss, as a JSON object; \"lr\" is "
          "the learning rate of its parameters"),
     Flag("--loss_margin_margin", float, 0.2, "margin: m, half the gap around the boundary", FROM_0),
@@ -304,7 +326,10 @@ EVALUATION = (
     Flag("--evaluate_on_gpu", bool, False, "compute the metrics on the GPU; the default where the "
          "network is on one"),
     Flag("--evaluate_on_cpu", bool, False, "compute the metrics on the CPU, to save GPU memory"),
-    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means", FROM_1),
+    Flag("--evaluate_every", int, 1, "epochs between evaluations; the first and the last epoch are "
+         "always evaluated", FROM_1),
+    Flag("--cluster_every", int, 1, "epochs between the metrics that need k-means, which come with "
+         "an evaluation", FROM_1),
     Flag("--all_classes", bool, False, "with --evaluate_only: measure all images of all classes as "
          "one split, also those of training"),
     Flag("--results", str, None, "with --evaluate_only: new JSON file for what was measured"),
@@ -319,8 +344,10 @@ LOGGING = (
          "is also written at an interrupt, an error and the end", FROM_1),
     Flag("--savename", str, "group_plus_seed", "name of the run and its folder; group_plus_seed: "
          "<group>_s<seed>"),
-    Flag("--plots", str, "end", "when to draw the progression plots and sample retrievals",
-         ("none", "end", "epoch")),
+    Flag("--plots", str, "end", "when to draw the progression plots and the pictures of the best "
+         "epoch: retrievals, distances, a map", ("none", "end", "epoch")),
+    Flag("--map", str, "pca", "how the embeddings of the map, of at most 2,000 images, get two "
+         "dimensions: pca, or tsne, which takes some seconds", ("pca", "tsne")),
     Flag("--log_every", int, 20, "steps between reads of the losses from the device, which end the "
          "run if one is not finite", FROM_1),
     Flag("--log_online", bool, False, "log to Weights & Biases"),
@@ -350,11 +377,16 @@ FLAGS = options.by_name(GROUPS)
 
 # Options that may change on --resume.
 MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evaluate_on_cpu",
-              "source_path", "skip_broken_images", "plots", "save_every", "wandb_key",
+              "source_path", "skip_broken_images", "plots", "map", "save_every", "wandb_key",
               "wandb_mode")
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
+# Options that say what the first epochs of a run are for.
+FIRST_EPOCHS = ("warmup_epochs", "freeze_backbone")
+# Options that only some values of another option read.
+READERS = {"tau": ("scheduler", ("step",)), "gamma": ("scheduler", ("step", "exp")),
+           "diva_dance": ("diva_ssl", ("fast_moco",)), "diva_fixed": ("diva_ssl", ("fast_moco",))}
 # Options of which only one may be given.
 EXCLUSIVE = (("check_data", "evaluate_only"), ("weights_path", "not_pretrained"),
              ("evaluate_on_gpu", "evaluate_on_cpu"),
@@ -394,6 +426,11 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
     if "batch_mining" in given and opt.loss in criteria.LOSSES and opt.loss not in criteria.TAKES:
         warnings.append(f"--batch_mining: {opt.batch_mining!r} given, but --loss {opt.loss} mines "
                         "no tuples; no effect")
+    for name, (other, readers) in READERS.items():
+        if name in given and getattr(opt, other) not in readers:
+            value = getattr(opt, name)
+            warnings.append(f"--{name}: {'' if value is True else show(value) + ' '}given, but "
+                            f"--{other} {getattr(opt, other)} does not read it; no effect")
     return warnings
 
 
@@ -423,7 +460,7 @@ def resolve(opt: Namespace) -> Namespace:
     opt = Namespace(**{name: copy.copy(value) for name, value in vars(opt).items()})
     for name, flag in FLAGS.items():
         flag.check(getattr(opt, name))
-    for settle in (_settle_modes, _check_device, _settle_data, _settle_image_size,
+    for settle in (_settle_modes, _check_epochs, _check_device, _settle_data, _settle_image_size,
                    _settle_batch_mining, _check_features, _settle_decorrelations, _check_sampler,
                    _check_batches, _check_cutoffs, _check_guests, _settle_evaluation,
                    _settle_output):
@@ -452,6 +489,14 @@ def resumed(opt: Namespace) -> Namespace:
                         f"{show(stored[name])}; on resume may change: "
                         + ", ".join(f"--{name}" for name in MAY_CHANGE))
     changed = {name: getattr(opt, name) for name in opt.given if name in MAY_CHANGE}
+    if run.scheduler == "cosine" and changed.get("n_epochs", run.n_epochs) != run.n_epochs:
+        refuse("--n_epochs", f"{opt.n_epochs} given, but learning rates of the run in "
+               f"{opt.resume!r} fall by --scheduler cosine over {run.n_epochs} epochs",
+               f"{run.n_epochs}, or a new run")
+    for name in FIRST_EPOCHS:
+        if changed.get("n_epochs", run.n_epochs) < (least := getattr(run, name)):
+            refuse("--n_epochs", f"{opt.n_epochs} given, but the run in {opt.resume!r} has "
+                   f"--{name} {least}", f"a whole number from {least} upwards")
     if ("skip_broken_images" in changed and not run.skip_broken_images
             and criteria.needs(run.diva_features, "numbered images")):
         refuse("--skip_broken_images", "given on resume, but --diva_features "
@@ -473,7 +518,8 @@ def evaluated(opt: Namespace) -> Namespace:
     UserError for a given option that describes another network, or splits that --all_classes does
     not have.
     """
-    for name in ("train_metrics", "train_val_split", "train_val_split_by_class"):
+    for name in ("train_metrics", "train_val_split", "train_val_split_by_class", "val_folds",
+                 "val_fold"):
         if opt.all_classes and name in opt.given:
             refuse(f"--{name}", "given with --all_classes, which measures one split of all images",
                    "one of them")
@@ -497,10 +543,10 @@ def evaluated(opt: Namespace) -> Namespace:
 
 
 def _means_the_same(run: Namespace, name: str, value: Any) -> bool:
-    """Whether setting the option `name` of `run` to `value` resolves to the value it has."""
+    """Whether setting the option `name` of `run`, as it is stored, to `value` changes nothing."""
     given = Namespace(**{**vars(run), name: value, "given": [*run.given, name]})
     try:
-        return getattr(resolve(given), name) == getattr(run, name)
+        return getattr(resolve(given), name) == getattr(resolve(run), name)
     except UserError:
         return False
 
@@ -521,10 +567,24 @@ def _settle_modes(opt: Namespace) -> None:
         if value and getattr(opt, other):
             refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given with --{other}",
                    "one of them")
-    if opt.use_sgd and opt.optim == "adam" and "optim" in opt.given:
-        refuse("--use_sgd", "given with --optim adam", "--use_sgd or --optim sgd")
+    if opt.use_sgd and opt.optim != "sgd" and "optim" in opt.given:
+        refuse("--use_sgd", f"given with --optim {opt.optim}", "--use_sgd or --optim sgd")
     if opt.use_sgd:
         opt.optim = "sgd"
+    if opt.diva_fixed and opt.diva_dance != "fixed" and "diva_dance" in opt.given:
+        refuse("--diva_fixed", f"given with --diva_dance {opt.diva_dance}",
+               "--diva_fixed or --diva_dance fixed")
+    if opt.diva_fixed:
+        opt.diva_dance = "fixed"
+    opt.diva_fixed = opt.diva_dance == "fixed"
+
+
+def _check_epochs(opt: Namespace) -> None:
+    """What happens in the first epochs must fit into the run."""
+    for name in FIRST_EPOCHS:
+        if (n_epochs := getattr(opt, name)) > opt.n_epochs:
+            refuse(f"--{name}", f"{n_epochs} given, more than --n_epochs {opt.n_epochs}",
+                   f"a whole number from 0 up to {opt.n_epochs}")
 
 
 def _check_device(opt: Namespace) -> None:
@@ -556,6 +616,23 @@ def _settle_data(opt: Namespace) -> None:
     if opt.train_val_split_by_class and opt.train_val_split == 1:
         refuse("--train_val_split_by_class", "given with --train_val_split 1, which splits "
                "nothing", "with a share below 1")
+    _check_folds(opt)
+
+
+def _check_folds(opt: Namespace) -> None:
+    folds, fold = opt.val_folds, opt.val_fold
+    if (folds is None) != (fold is None):
+        given, missing = ("val_folds", "val_fold") if fold is None else ("val_fold", "val_folds")
+        refuse(f"--{given}", f"{getattr(opt, given)} given without --{missing}",
+               "--val_folds <K> --val_fold <i>, with i from 0 to K - 1")
+    if folds is None:
+        return
+    if fold >= folds:
+        refuse("--val_fold", f"{fold} given with --val_folds {folds}",
+               f"a whole number from 0 up to {folds - 1}")
+    if opt.train_val_split < 1:
+        refuse("--val_folds", f"{folds} given with --train_val_split {opt.train_val_split:g}",
+               "one of them")
 
 
 def _check_file_name(flag: str, name: str) -> None:
@@ -564,7 +641,7 @@ def _check_file_name(flag: str, name: str) -> None:
 
 
 def _settle_image_size(opt: Namespace) -> None:
-    usual = 256 if opt.augmentation == "big" else architectures.inputs(opt.arch).crop
+    usual = 256 if opt.augmentation == "big" else architectures.usual_crop(opt.arch)
     if opt.crop_size is None:
         opt.crop_size = usual
     if opt.resize is None:

@@ -11,7 +11,7 @@ python() { command "${PYTHON:-python}" "$@"; }
 python diva_main.py --dataset glyphs --source_path Datasets --save_path Training_Results \
     --group Quickstart --seed 0 --device cpu --kernels 0 --plots end \
     --arch resnet18_normalize --not_pretrained --embed_dim 64 --crop_size 40 --augmentation red \
-    --n_epochs 10 --bs 64 --lr 0.001 \
+    --n_epochs 6 --bs 64 --lr 0.001 \
     --loss margin --batch_mining distance --samples_per_class 4 \
     --diva_features discriminative selfsimilarity shared intra --evaltypes all \
     --diva_ssl fast_moco --diva_sharing random \

@@ -1,9 +1,11 @@
 """Networks: images (B, 3, H, W) -> ({feature: embedding (B, embed_dim)}, trunk (B, feature_dim)).
 
 An `--arch` is `<backbone>[_frozen][_normalize]`, the suffixes in any order; `parse` is its grammar.
+A backbone of timm is called `timm:<timm's name>`, see `architectures.guest`.
 """
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,16 +14,19 @@ from utilities.errors import refuse
 from utilities.options import plain, show
 
 SUFFIXES = ("frozen", "normalize")
+TIMM = "timm:"      # prefix of the names of timm's models
 
 
 class Inputs(NamedTuple):
-    """What a backbone wants images to be: `crop` pixels a side, normalised as
-    (pixel / 255 - mean) / std of red, green and blue, with blue first where `bgr`."""
+    """What a backbone wants images to be: `crop` pixels a side, resized by bilinear or bicubic
+    `interpolation`, normalised as (pixel / 255 - mean) / std of red, green and blue, with blue
+    first where `bgr`."""
 
     crop: int = 224
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     bgr: bool = False
+    interpolation: str = "bilinear"
 
 
 # Backbones that are not fed as ImageNet's networks usually are.
@@ -29,6 +34,8 @@ INPUTS = {
     "bninception": Inputs(227, (0.502, 0.4588, 0.4078), (0.0039, 0.0039, 0.0039), bgr=True),
     "googlenet": Inputs(227),
 }
+# Options that checkpoints of earlier versions lack, and their defaults.
+LATER = {"grad_cache_chunk": 0, "val_folds": None, "val_fold": None}
 DEFINING = ("arch", "embed_dim", "diva_features")   # options that make a network what it is
 NEEDED = {*DEFINING, "bs", "crop_size", "resize", "channels_last", "evaltypes"}  # to use a network
 
@@ -46,22 +53,35 @@ def parse(arch: str) -> Arch:
 
     Whether the backbone exists is for `check` to say, since that needs torch.
     """
-    words = arch.split("_")
+    library = TIMM if arch.startswith(TIMM) else ""
+    words = arch.removeprefix(library).split("_")
+    word = re.compile(r"[A-Za-z0-9.-]+" if library else r"[^\W_]+")
     given = []
     while words and words[-1] in SUFFIXES:
         given.append(words.pop())
-    well_formed = (words and all(word.isalnum() for word in words)
+    well_formed = (words and all(map(word.fullmatch, words))
                    and not set(words) & set(SUFFIXES) and len(given) == len(set(given)))
     if not well_formed:
         refuse("--arch", f"cannot read {arch!r}",
                "a backbone's name, then at most once each _frozen and _normalize, e.g. "
                "resnet50_frozen_normalize")
-    return Arch("_".join(words), "frozen" in given, "normalize" in given)
+    return Arch(library + "_".join(words), "frozen" in given, "normalize" in given)
+
+
+def usual_crop(arch: str) -> int:
+    """The crop of `inputs(arch)`, which takes no torch to know."""
+    return INPUTS.get(parse(arch).backbone, Inputs()).crop
 
 
 def inputs(arch: str) -> Inputs:
-    """What the backbone of `arch` wants images to be."""
-    return INPUTS.get(parse(arch).backbone, Inputs())
+    """What the backbone of `arch` wants images to be. Only timm, which imports torch, knows it of
+    its models: UserError where timm or the model does not exist."""
+    backbone = parse(arch).backbone
+    if not backbone.startswith(TIMM):
+        return INPUTS.get(backbone, Inputs())
+    from architectures import guest
+
+    return guest.inputs(backbone)
 
 
 def check(arch: str) -> None:
@@ -103,10 +123,10 @@ def load(checkpoint: str | os.PathLike, opt: Namespace | None = None):
         refuse("--checkpoint", f"{str(checkpoint)!r} does not hold the options of its run",
                "a checkpoint that this program wrote")
     if opt is None:
-        # Checkpoints of earlier versions do not name the options that came later.
-        opt = Namespace(**{"grad_cache_chunk": 0, **stored, "precision": "fp32"})
+        opt = Namespace(**{**LATER, **stored, "precision": "fp32"})
     check_options(opt, stored)
     network = select(opt.arch, opt, pretrained=False)
+    tensors = weights.resized(network, parse(opt.arch).backbone, opt.crop_size, tensors)
     weights.fit(network, tensors, flag="--checkpoint", source=repr(str(checkpoint)))
     network.trained_on = trained_on
     return network.eval(), opt

@@ -2,7 +2,7 @@
 
 A name that both libraries know is built by torchvision, except ResNet50, which comes from
 `pretrainedmodels` as in the original. For these names both build the same network. BN-Inception is
-in `pretrainedmodels` only.
+in `pretrainedmodels` only. Names of timm's models say so, see `architectures.guest`.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-from architectures import INPUTS
+from architectures import INPUTS, TIMM, guest
 from utilities import registry
 from utilities.errors import refuse
 
@@ -64,13 +64,18 @@ class Renormalise(nn.Module):
 
 
 def check(name: str) -> None:
-    """UserError where neither library has the network `name`."""
+    """UserError where no library has the network `name`."""
+    if name.startswith(TIMM):
+        return guest.check(name)
     registry.check(name, sorted(TORCHVISION + PRETRAINEDMODELS), flag="--arch")
 
 
-def build(name: str) -> Pooled:
-    """The network `name` with random weights; UserError where neither library has it."""
+def build(name: str, size: int = 224) -> Pooled:
+    """The network `name` with random weights, for images of size x size pixels; UserError where
+    no library has it."""
     check(name)
+    if name.startswith(TIMM):
+        return Pooled(guest.build(name, size), call)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")     # pretrainedmodels uses torchvision's older interface
         return _pretrainedmodels(name) if name in PRETRAINEDMODELS else _torchvision(name)
@@ -89,6 +94,8 @@ def feature_dim(backbone: Pooled, name: str, size: int) -> int:
 
     UserError where `backbone` cannot take images of that size.
     """
+    if name.startswith(TIMM):
+        return guest.feature_dim(backbone.model, name, size)
     width = width_of(backbone, size)
     if width is None:
         others = (*range(size + 1, size + 65), 224, 299)

@@ -4,7 +4,7 @@
 
 with sums over the images of all processes. With x^ = (x - mean) / sqrt(var + eps) and g = dL/dx^,
 dL/dx = (g - mean(g) - x^ mean(g x^)) / sqrt(var + eps). torch's SyncBatchNorm does the same on GPUs
-alone.
+alone. timm's BatchNormAct2d goes on with dropout and an activation, its submodules.
 """
 
 import torch
@@ -12,16 +12,28 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utilities.distributed import Alone
+from utilities.errors import refuse
+
+
+def keeps_statistics(module: nn.Module) -> bool:
+    """Whether `module` is a BatchNorm, or another layer that normalises by statistics of the batch
+    in training mode and by running ones in evaluation mode, such as timm's EvoNorm2dB0."""
+    return isinstance(module, _BatchNorm) or getattr(module, "running_var", None) is not None
 
 
 def share_statistics(network: nn.Module, processes: Alone) -> None:
     """Lets every BatchNorm of `network` that is in training mode normalise by the images of all
-    processes. Modules stay the same objects, since convolutions that are folded refer to them."""
+    processes. Modules stay the same objects, since convolutions that are folded refer to them.
+    UserError for other layers that normalise by the batch."""
     if processes.size == 1:
         return
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = shared(type(module), processes)
+        elif keeps_statistics(module) and module.training:
+            refuse("--arch", f"{type(module).__name__} normalises by the whole batch, which "
+                   "several processes do not share",
+                   "another backbone, _frozen behind its name, or one process")
 
 
 def shared(kind: type[_BatchNorm], processes: Alone) -> type[_BatchNorm]:
@@ -35,7 +47,10 @@ def shared(kind: type[_BatchNorm], processes: Alone) -> type[_BatchNorm]:
         if self.affine:
             _, shape = axes(x)
             y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
+        y = y.to(x.dtype)
+        for further in self.children():
+            y = further(y)
+        return y
 
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor, count: int) -> None:

@@ -17,11 +17,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 import criteria
 from architectures import Arch, backbones, folding, weights
+from architectures.batch_norm import keeps_statistics
 from utilities.errors import refuse
 from utilities.geometry import unit
 
@@ -48,6 +48,7 @@ class Network(nn.Module):
         self.model, self.pool = backbone.model, backbone.pool
         self.feature_dim, self.frozen, self.normalize = feature_dim, frozen, normalize
         self.precision, self.chunk = precision, chunk
+        self.resting: list[nn.Parameter] = []   # of the backbone, while `rest` holds it
         self.trained_on: dict[str, list[str]] | None = {}
         self.model.last_linear = nn.ModuleDict(
             {feature: nn.Linear(feature_dim, embed_dim) for feature in features})
@@ -59,9 +60,8 @@ class Network(nn.Module):
     def from_opt(cls, arch: Arch, opt, *, pretrained: bool = True) -> Network:
         name = arch.backbone
         chunk = opt.grad_cache_chunk
-        backbone = backbones.build(name)
-        if chunk and not arch.frozen and any(isinstance(module, _BatchNorm)
-                                             for module in backbone.modules()):
+        backbone = backbones.build(name, opt.crop_size)
+        if chunk and not arch.frozen and any(map(keeps_statistics, backbone.modules())):
             refuse("--grad_cache_chunk", f"{chunk} given, but {name} trains BatchNorm, whose "
                    "statistics are those of the whole batch", f"--arch {name}_frozen, or 0")
         feature_dim = backbones.feature_dim(backbone, name, opt.crop_size)
@@ -69,7 +69,7 @@ class Network(nn.Module):
                       frozen=arch.frozen, normalize=arch.normalize,
                       precision=PRECISIONS[opt.precision], chunk=chunk)
         if pretrained and not opt.not_pretrained:
-            weights.initialise(network, name, opt.weights_path)
+            weights.initialise(network, name, opt.weights_path, opt.crop_size)
         return network
 
     @property
@@ -77,12 +77,26 @@ class Network(nn.Module):
         return self.model.last_linear
 
     def train(self, mode: bool = True) -> Network:
-        """Frozen BatchNorms stay in evaluation mode; their weights and biases still train."""
+        """Frozen BatchNorms stay in evaluation mode; their weights and biases still train. So do
+        those of a resting backbone."""
         super().train(mode)
-        if self.frozen:
+        if self.frozen or self.resting:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if keeps_statistics(module):
                     module.eval()
+        return self
+
+    def rest(self, resting: bool) -> Network:
+        """From the next `train` on, whether the backbone stays as it is, with the statistics of its
+        BatchNorms, while the heads learn."""
+        if resting and not self.resting:
+            heads = set(self.heads.parameters())
+            self.resting = [parameter for parameter in self.parameters()
+                            if parameter.requires_grad and parameter not in heads]
+        for parameter in self.resting:
+            parameter.requires_grad_(not resting)
+        if not resting:
+            self.resting = []
         return self
 
     def trunk(self, images: Tensor) -> Tensor:
@@ -103,6 +117,8 @@ class Network(nn.Module):
     def embed(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Like `forward`, of all images at once."""
         trunk = self.trunk(images)
+        if self.resting and torch.is_grad_enabled():
+            trunk.requires_grad_()      # since shares of the gradient are measured here, too
         embeddings = {feature: head(trunk) for feature, head in self.heads.items()}
         if self.normalize:
             embeddings = {feature: unit(embedding)

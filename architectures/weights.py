@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from architectures import backbones, original, parse
-from utilities.errors import refuse
+from architectures import TIMM, backbones, guest, original, parse
+from utilities.errors import UserError, refuse
 from utilities.files import fault
 
 TIMEOUT = 30        # seconds without an answer
 WEIGHTS = "a state dict saved by torch.save"
+SAFE = ".safetensors"
 HEAD = re.compile(r"model\.last_linear\.(\w+)\.(?:weight|bias)")   # in a state dict of a Network
+TRUNK = "model.timm."       # begins the keys of timm's models there
 # `denselayer1.norm.1.weight`, as older files have it, is `denselayer1.norm1.weight` now.
 OLDER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -41,30 +43,36 @@ class Checkpoint(NamedTuple):
     trained_on: dict[str, list[str]] | None
 
 
-def initialise(network: nn.Module, name: str, path: str | None) -> None:
-    """Gives a Network with the backbone `name` the weights that its training starts from: those of
-    a run where the file `path` is its checkpoint, otherwise ImageNet's, from `path` or fetched.
+def initialise(network: nn.Module, name: str, path: str | None, size: int) -> None:
+    """Gives a Network with the backbone `name` for images of size x size pixels the weights that
+    its training starts from: those of a run where the file `path` is its checkpoint, otherwise
+    ImageNet's, or what timm publishes, from `path` or fetched.
 
-    Classifiers of ImageNet are left out. UserError where the file is missing or does not fit.
+    Classifiers are left out. UserError where the file is missing or does not fit.
     """
     own_heads = {key: tensor for key, tensor in network.state_dict().items() if feature_of(key)}
     if path:
         flag, source = "--weights_path", repr(path)
         checkpoint = read_checkpoint(path, flag, f"{WEIGHTS}, or a run's checkpoint")
         if any(map(feature_of, checkpoint.tensors)):
-            return continue_from(checkpoint, source, network, name, own_heads)
+            return continue_from(checkpoint, source, network, name, size, own_heads)
         tensors = checkpoint.tensors
+    elif name.startswith(TIMM):
+        flag, source, tensors = "--arch", *guest.published_weights(name, size)
     else:
         url = backbones.weights_url(name)
         flag, source, tensors = "--arch", url, fetch(url, name)
     if "densenet" in name:
         tensors = {OLDER_DENSENET.sub(r"\1\2", key): value for key, value in tensors.items()}
+    if name.startswith(TIMM):
+        tensors = guest.fitting(name, size, tensors, network.model.timm)
+        tensors = {f"timm.{key}": tensor for key, tensor in tensors.items()}
     fit(network.model,
         tensors | {key.removeprefix("model."): tensor for key, tensor in own_heads.items()},
         flag=flag, source=source, dropped=backbones.DROPPED)
 
 
-def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name: str,
+def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name: str, size: int,
                   own_heads: dict[str, Tensor]) -> None:
     """Gives `network` the trunk of a run's `checkpoint`, and its heads where feature and size are
     those of `own_heads`; prints which. UserError where the backbone is not `name`."""
@@ -76,6 +84,7 @@ def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name:
     taken = [feature for feature in wanted if wanted[feature] == stored.get(feature)]
     tensors = {key: tensor for key, tensor in checkpoint.tensors.items()
                if feature_of(key) in (None, *taken)}
+    tensors = resized(network, name, size, tensors)
     fit(network, own_heads | tensors, flag="--weights_path", source=source)
     network.trained_on = checkpoint.trained_on
     left = [f"head {feature} ({size} dimensions, not {wanted[feature]})" if feature in wanted else
@@ -86,6 +95,19 @@ def continue_from(checkpoint: Checkpoint, source: str, network: nn.Module, name:
           + ", ".join(["trunk", *(f"head {feature}" for feature in taken)])
           + "; not taken: " * bool(left) + ", ".join(left)
           + "; new: " + ", ".join([*new, "criteria", "optimiser"]), flush=True)
+
+
+def resized(network: nn.Module, name: str, size: int, tensors: dict[str, Tensor]
+            ) -> dict[str, Tensor]:
+    """`tensors` of a Network like `network`, but perhaps for images of another size than `size`:
+    where the backbone is timm's, position embeddings are resampled."""
+    if not name.startswith(TIMM):
+        return tensors
+    trunk = {key.removeprefix(TRUNK): tensor for key, tensor in tensors.items()
+             if key.startswith(TRUNK)}
+    trunk = guest.fitting(name, size, trunk, network.model.timm)
+    return ({key: tensor for key, tensor in tensors.items() if not key.startswith(TRUNK)}
+            | {TRUNK + key: tensor for key, tensor in trunk.items()})
 
 
 def feature_of(key: str) -> str | None:
@@ -137,9 +159,19 @@ def _download(url: str, path: Path) -> None:
             raise OSError(f"{file.tell()} of {expected} bytes came")
 
 
+def read_safetensors(path: str | os.PathLike, flag: str) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"{flag}: {str(path)!r} needs a library that is not installed ({error}); "
+                        "pip install safetensors") from error
+    return load_file(path)
+
+
 def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
                     accepted: str = "a checkpoint with a network's state dict") -> Checkpoint:
-    """What the file holds: a state dict, at the top or under `state_dict`, and what its run added.
+    """What the file holds: a state dict, at the top or under `state_dict` or `model`, and what its
+    run added.
 
     Nothing in the file is run (see `architectures.original`). The original holds some tensors a
     second time as `layer_blocks.*`, which are left out. UserError, naming `flag`, for a file
@@ -149,10 +181,13 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
         refuse(flag, f"{str(path)!r} {wrong}", accepted)
     try:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = (read_safetensors(path, flag) if str(path).endswith(SAFE) else
+                       torch.load(path, map_location="cpu", weights_only=True))
         except pickle.UnpicklingError:
             content = original.load(path)
         tensors = _tensors(content)
+    except UserError:
+        raise
     except OSError as error:
         refuse(flag, f"{str(path)!r} cannot be read ({error.strerror or error})", accepted)
     except Exception:      # a damaged or foreign file can fail in any way
@@ -176,8 +211,9 @@ def _mapping(value) -> dict:
 
 
 def _tensors(content) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
     if not (isinstance(content, Mapping) and content and all(
             isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())):
         raise TypeError("not a state dict")

@@ -55,4 +55,5 @@ class Miner:
     def raw(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """-> (anchors, positives, negatives) or (anchors, positives, anchors, negatives)."""
         with guests.explain(self.name, flag="--batch_mining"):
-            return tuple(rows.to(labels.device) for rows in self.miner(embeddings, labels))
+            return tuple(rows.to(labels.device, torch.int64)
+                         for rows in self.miner(embeddings, labels))

@@ -64,6 +64,10 @@ PARTS = {
     "selfsimilarity": Part("--diva_features", "criteria.selfsimilarity", {"second view"}),
     "shared": Part("--diva_features", "criteria.features", {"labels", "triplets"}),
     "intra": Part("--diva_features", "criteria.features", {"labels", "triplets"}),
+    # Controls for the number of heads: taught as `discriminative` is, each by its own criterion.
+    "ensemble_1": Part("--diva_features", "criteria.features", {"labels"}),
+    "ensemble_2": Part("--diva_features", "criteria.features", {"labels"}),
+    "ensemble_3": Part("--diva_features", "criteria.features", {"labels"}),
     "dc": Part("--diva_features", "criteria.dc", {"trunk alone", "numbered images"}),
     "imrot": Part("--diva_features", "criteria.imrot", {"trunk alone", "rotated view"}),
     "invariantspread": Part("--diva_features", "criteria.invariantspread",

@@ -52,8 +52,9 @@ class Run(NamedTuple):
 class Feature(nn.Module):
     """Taught by class labels: criterion(embeddings of the head `name`, labels).
 
-    Also the base class of all others. `discriminative`, `shared` and `intra` are objects of this
-    class; they differ in weight and in the miner of their criterion.
+    Also the base class of all others. `discriminative`, `ensemble_1` to `ensemble_3`, `shared` and
+    `intra` are objects of this class; the last two differ in weight and in the miner of their
+    criterion.
     """
 
     # What helps where the term teaches nothing (see `criteria.teaching`).

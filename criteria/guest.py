@@ -140,7 +140,7 @@ class Criterion(nn.Module):
                 for name, module in self.loss.named_modules()
                 for attribute, value in vars(module).items()
                 if isinstance(value, (bool, int, float, np.number, np.bool_, Tensor))
-                and attribute != "training"}
+                and attribute != "training" and not attribute.startswith("_")}
 
     def remember(self, name: str, value) -> None:
         module, attribute = name.rsplit(".", 1)

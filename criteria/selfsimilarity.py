@@ -27,7 +27,8 @@ FILLING = 2**31
 
 
 class Feature(features.Feature):
-    remedy = "a higher --diva_moco_temperature, such as 0.1"
+    remedy = ("a higher --diva_moco_temperature, such as 0.1; with --diva_ssl fast_moco also "
+              "--diva_dance weighted")
 
     def __init__(self, name, criterion, weight, *, network: nn.Module, momentum: float,
                  n_key_batches: int):

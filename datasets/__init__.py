@@ -149,11 +149,19 @@ def check_unseen(splits: dict[str, Dataset], trained_on: Classes | None) -> None
                    "another name")
 
 
+def held_out_by(opt) -> tuple[str, float]:
+    """The flag by which a part of the training images is held out to validate, and its value:
+    ("--train_val_split", 1) where none is."""
+    if opt.val_folds is not None:
+        return "--val_folds", opt.val_folds
+    return "--train_val_split", opt.train_val_split
+
+
 def select(name: str, opt) -> dict[str, Dataset]:
     """The splits of the dataset called `name`.
 
-    training; testing; validation with `--train_val_split` below 1; the training images once more
-    as evaluation (the test transform) and evaluation_train (the main view alone).
+    training; testing; validation with `--train_val_split` below 1 or `--val_folds`; the training
+    images once more as evaluation (the test transform) and evaluation_train (the main view alone).
     in-shop and tables with queries also have testing_query and testing_gallery, the parts of
     testing, and likewise for validation. UserError for a missing folder, an empty class or split,
     or too few training images for a batch, unless `--evaluate_only` is given.

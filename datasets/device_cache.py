@@ -2,9 +2,9 @@
 
 The loader's workers draw a transform's parameters for an image, with the same random numbers as
 without the cache (`draw`); the device applies them to a whole batch (`DeviceCache.cut`). PIL's
-bilinear filter is a triangle of half width max(1, s), with s source pixels per target pixel, so a
-resize is A_y I A_x' with matrices of such weights, which also crop and flip. Pixels equal those of
-the files up to rounding. Nothing waits for the device.
+bilinear filter is a triangle of half width max(1, s), with s source pixels per target pixel, the
+bicubic one is as much wider, so a resize is A_y I A_x' with matrices of such weights, which also
+crop and flip. Pixels equal those of the files up to rounding. Nothing waits for the device.
 """
 
 import copy
@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from datasets import Batch
 from datasets.cache import DecodedImages, available_memory
 from datasets.dataset import Dataset, Transforms
-from datasets.transforms import crop_corner, resized_sides
+from datasets.transforms import FILTERS, crop_corner, resized_sides
 
 PIXELS_AT_ONCE = 2**22  # read by one product; a batch of larger boxes takes several products
 PADDING = 32            # sides that are read are multiples of it, so that memory is reused
@@ -57,10 +57,12 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
 
 
 class DeviceCache:
-    """The images of `paths`, uint8 RGB at full size, on the device given to `fill`."""
+    """The images of `paths`, uint8 RGB at full size, on the device given to `fill`, to be resized
+    by bilinear or bicubic `interpolation`."""
 
-    def __init__(self, paths: list[str], crop: int):
+    def __init__(self, paths: list[str], crop: int, interpolation: str = "bilinear"):
         self.paths, self.crop, self.images = paths, crop, None
+        self.weigh, _ = FILTERS[interpolation]
 
     def fill(self, device: torch.device, threads: int) -> None:
         """Decodes all images at the first call; UserError where they do not fit."""
@@ -126,8 +128,9 @@ class DeviceCache:
             column = torch.arange(columns.shape[2], device=self.device).minimum(last_column)
             pixels = self.pixels[begin + row * step + column].to(self.dtype)    # (b, h, w, 3)
             with torch.autocast(self.device.type, enabled=False):
-                pixels = torch.einsum("byh,bhwc->bywc", rows, pixels)
-                pixels = torch.einsum("bxw,bywc->bcyx", columns, pixels)
+                # Columns first and no value outside of a byte's, as PIL has it.
+                pixels = torch.einsum("bxw,bhwc->bhxc", columns, pixels).clamp_(0, 255)
+                pixels = torch.einsum("byh,bhxc->bcyx", rows, pixels)
             views[self.send(part)] = pixels.round().clamp(0, 255).to(torch.uint8)
         return views
 
@@ -141,7 +144,7 @@ class DeviceCache:
         target = torch.arange(self.crop, device=self.device)[:, None]
         source = torch.arange(n, device=self.device)
         away = (source + 0.5 - (offset + target + 0.5) * step).abs()
-        weights = (1 - away / step.clamp(min=1)).relu() * (source < extent)
+        weights = self.weigh(away / step.clamp(min=1)) * (source < extent)
         weights = weights / weights.sum(2, keepdim=True)
         return torch.where(mirrored > 0, weights.flip(1), weights).to(self.dtype)
 

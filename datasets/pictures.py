@@ -54,7 +54,8 @@ class Pictures(data.Dataset):
         self.paths = [picture.name for picture in pictures]
         self.labels = [0] * len(pictures)
         self.inputs = architectures.inputs(options.arch)
-        self.transform = transforms.evaluation_transform(options.crop_size, options.resize)
+        self.transform = transforms.evaluation_transform(
+            options.crop_size, options.resize, self.inputs.interpolation)
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -24,10 +24,11 @@ Samples = list[tuple[str, str]]  # (path, class name)
 def build(name: str, opt) -> dict[str, Dataset]:
     """See `datasets.select`."""
     listed = read_whole(name, opt)
-    samples = listed = hold_out(listed, opt.train_val_split, by_class=opt.train_val_split_by_class)
+    samples = listed = hold_out(listed, opt)
     if opt.skip_broken_images:      # last, so that no other image changes its split
         samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
-    refuse_empty(samples, Path(opt.source_path) / name, opt.train_val_split)
+    flag, value = datasets.held_out_by(opt)
+    refuse_empty(samples, Path(opt.source_path) / name, flag, value)
     n_training = len(samples["training"])
     if n_training < opt.bs and not opt.evaluate_only:
         refuse("--bs", f"{opt.bs} is more than the {n_training:,} training images of --dataset "
@@ -36,7 +37,7 @@ def build(name: str, opt) -> dict[str, Dataset]:
     fewest = criteria.fewest_classes(opt)
     if n_classes < fewest and not opt.evaluate_only:
         refuse("--dataset", f"{name!r} has {n_classes} training class{'es' * (n_classes > 1)} with "
-               f"--train_val_split {opt.train_val_split:g}, but --diva_features "
+               f"{flag} {value:g}, but --diva_features "
                f"{' '.join(opt.diva_features)} learns what tells {fewest} classes apart",
                f"at least {fewest} training classes, or features that need no labels")
     if fewest and n_classes == n_training and opt.loss in criteria.TAKES:
@@ -47,12 +48,13 @@ def build(name: str, opt) -> dict[str, Dataset]:
                        if f"{split}_query" not in samples
                        and (split != "training" or not opt.evaluate_only or opt.train_metrics)]
     common = reading(opt, read_by_loaders)
-    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    unaugmented = evaluation_transforms(opt, common["inputs"])
     splits = unaugmented_splits(name, samples, listed, unaugmented, common)
     training = splits["training"]
     if opt.cache == "gpu":
-        common["device_cache"] = DeviceCache(training.paths, opt.crop_size)
-    views = training_transforms(opt)
+        common["device_cache"] = DeviceCache(training.paths, opt.crop_size,
+                                             common["inputs"].interpolation)
+    views = training_transforms(opt, common["inputs"])
     for split, chosen in (("training", views), ("evaluation", unaugmented),
                           ("evaluation_train", Transforms(views.main))):
         splits[split] = Dataset(name, training.paths, training.labels, training.class_names,
@@ -65,9 +67,9 @@ def build_whole(name: str, opt) -> dict[str, Dataset]:
     samples = listed = together(read_whole(name, opt))
     if opt.skip_broken_images:
         samples = leave_out_broken(listed, min(opt.kernels, available_cores()))
-    refuse_empty(samples, Path(opt.source_path) / name, 1)
+    refuse_empty(samples, Path(opt.source_path) / name)
     common = reading(opt, [path for path, _ in samples["all"]])
-    unaugmented = Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize))
+    unaugmented = evaluation_transforms(opt, common["inputs"])
     return unaugmented_splits(name, samples, listed, unaugmented, common)
 
 
@@ -172,30 +174,39 @@ def leave_out_broken(samples: dict[str, Samples], threads: int) -> dict[str, Sam
     return kept
 
 
-def refuse_empty(samples: dict[str, Samples], folder: Path, share: float) -> None:
-    """UserError, naming the first split without images, if there is one."""
+def refuse_empty(samples: dict[str, Samples], folder: Path, flag: str = "--train_val_split",
+                 value: float = 1) -> None:
+    """UserError, naming the first split without images, if there is one. flag, value: see
+    `datasets.held_out_by`."""
     for split, part in samples.items():
         if part:
             continue
-        if split.startswith("validation") and share < 1:
+        if split.startswith("validation") and value != 1:
             which = " (every second image of a held-out class)" * split.endswith("_query")
-            refuse("--train_val_split", f"{share} leaves nothing for {split}{which}",
-                   "1 for no validation split, or a smaller share, or a share of the classes by "
-                   "--train_val_split_by_class")
+            refuse(flag, f"{value:g} leaves nothing for {split}{which}", {
+                "--train_val_split": "1 for no validation split, or a smaller share, or a share of "
+                "the classes by --train_val_split_by_class",
+                "--val_folds": "fewer folds, or another --val_fold"}[flag])
         raise UserError(f"--dataset: no image in the {split} split of {str(folder)!r}; at least 1 "
                         "is needed")
 
 
-def training_transforms(opt) -> Transforms:
+def evaluation_transforms(opt, inputs: architectures.Inputs) -> Transforms:
+    """The transform of the one view without augmentation."""
+    return Transforms(transforms.evaluation_transform(opt.crop_size, opt.resize,
+                                                      inputs.interpolation))
+
+
+def training_transforms(opt, inputs: architectures.Inputs) -> Transforms:
     """The transforms of the views that the trained features need."""
     main = "realistic" if opt.realistic_main_augmentation else opt.augmentation
     second = "realistic" if opt.realistic_augmentation else opt.augmentation
-    sides, wanted = (opt.crop_size, opt.resize), opt.diva_features
+    geometry, wanted = (opt.crop_size, opt.resize, inputs.interpolation), opt.diva_features
     return Transforms(
-        transforms.training_transform(main, *sides),
-        transforms.training_transform(second, *sides)
+        transforms.training_transform(main, *geometry),
+        transforms.training_transform(second, *geometry)
         if criteria.needs(wanted, "second view") else None,
-        transforms.rotated_transform(*sides) if criteria.needs(wanted, "rotated view") else None)
+        transforms.rotated_transform(*geometry) if criteria.needs(wanted, "rotated view") else None)
 
 
 def numbered(samples: dict[str, Samples]) -> dict[str, tuple[list[str], np.ndarray, list[str]]]:
@@ -219,25 +230,20 @@ def class_names(samples: dict[str, Samples]) -> dict[str, list[str]]:
     return names
 
 
-def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> dict[str, Samples]:
-    """Moves all but `share` of the training images, or classes, into a validation split, and prints
-    the share of the images that stays."""
+def hold_out(samples: dict[str, Samples], opt) -> dict[str, Samples]:
+    """Moves the training images that the options hold out into a validation split, and prints the
+    share of the images that stays."""
     samples, n_images = dict(samples), len(samples["training"])
     in_shop = "testing_query" in samples
-    if share < 1:
+    flag, value = datasets.held_out_by(opt)
+    if value != 1:
         if "validation" in samples:
-            refuse("--train_val_split", f"{share:g} given, but the dataset has a folder 'val' of "
-                   "images that validate", "1, or the folder without 'val'")
+            refuse(flag, f"{value:g} given, but the dataset has a folder 'val' of images that "
+                   "validate", f"no {flag}, or the folder without 'val'")
         by_label = {}
         for sample in samples["training"]:
             by_label.setdefault(sample[1], []).append(sample)
-        groups = list(by_label.values())
-        if by_class or in_shop:
-            training, held_out = divide(groups, max(1, round(share * len(groups))))
-        else:
-            divided = [divide(group, len(group) - n_held_out(len(group), share))
-                       for group in groups]
-            training, held_out = [kept for kept, _ in divided], [rest for _, rest in divided]
+        training, held_out = cut(list(by_label.values()), opt, in_shop)
         samples["training"] = list(chain.from_iterable(training))
         if in_shop:
             for part, start in (("query", 1), ("gallery", 0)):
@@ -245,13 +251,31 @@ def hold_out(samples: dict[str, Samples], share: float, *, by_class: bool) -> di
         else:
             samples["validation"] = list(chain.from_iterable(held_out))
         n_training = len(samples["training"])
-        print(f"--train_val_split {share:g}: {n_training:,} of {n_images:,} training images stay, "
+        fold = "" if opt.val_fold is None else f" --val_fold {opt.val_fold}"
+        print(f"{flag} {value:g}{fold}: {n_training:,} of {n_images:,} training images stay, "
               f"a share of {n_training / max(1, n_images):.3f}", flush=True)
     for whole in ("testing", "validation"):
         if f"{whole}_query" in samples:
             both = samples[f"{whole}_query"] + samples[f"{whole}_gallery"]
             samples[whole] = sorted(dict.fromkeys(both), key=lambda sample: sample[1])
     return samples
+
+
+def cut(groups: list[Samples], opt, in_shop: bool) -> tuple[list[Samples], list[Samples]]:
+    """The samples of each class -> groups that train, groups that validate. UserError where there
+    are more folds than classes."""
+    n, share = len(groups), opt.train_val_split
+    if opt.val_folds is not None:
+        if n < opt.val_folds:
+            refuse("--val_folds", f"{opt.val_folds} given, but the dataset has {n} training "
+                   f"class{'es' * (n != 1)}", "at most one fold for each")
+        block = np.array_split(range(n), opt.val_folds)[opt.val_fold]
+        start, stop = block[0], block[-1] + 1
+        return groups[:start] + groups[stop:], groups[start:stop]
+    if opt.train_val_split_by_class or in_shop:
+        return divide(groups, max(1, round(share * n)))
+    divided = [divide(group, len(group) - n_held_out(len(group), share)) for group in groups]
+    return [kept for kept, _ in divided], [rest for _, rest in divided]
 
 
 def n_held_out(n: int, share: float) -> int:

@@ -38,8 +38,9 @@ class ResizedThenCropped(v2.Compose):
             return super().forward(image)
         height, width = resized_sides(resize, (image.height, image.width))
         top, left = crop_corner(crop, (height, width))
-        left, right, columns = shares(image.width, width, left, crop.size[1])
-        top, bottom, rows = shares(image.height, height, top, crop.size[0])
+        kind = resize.interpolation.value
+        left, right, columns = shares(image.width, width, left, crop.size[1], kind)
+        top, bottom, rows = shares(image.height, height, top, crop.size[0], kind)
         pixels = np.asarray(image.crop((left, top, right, bottom)))
         pixels = to_bytes(np.einsum("xw,hwc->hxc", columns, pixels, optimize=True))
         pixels = to_bytes(np.einsum("yh,hxc->yxc", rows, pixels, optimize=True))
@@ -49,15 +50,34 @@ class ResizedThenCropped(v2.Compose):
         return image
 
 
-def shares(n: int, resized: int, first: int, count: int) -> tuple[int, int, np.ndarray]:
-    """How the `count` pixels from `first` on are made where `n` pixels become `resized`: of the
-    source pixels from begin to end (excluded), by shares (count, end - begin) in units of 2**-22.
-    The numbers are those of Pillow's bilinear filter, which reaches one source pixel far where an
-    image is enlarged."""
+def triangle(x):
+    """The bilinear filter at a distance of x >= 0 source pixels; of NumPy or torch, like `cubic`.
+    """
+    return (1 - x).clip(0)
+
+
+def cubic(x):
+    """The bicubic filter of Pillow (Keys 1981, with a = -1/2)."""
+    x = x.clip(0, 2)
+    near, far = (1.5 * x - 2.5) * x * x + 1, -0.5 * (((x - 5) * x + 8) * x - 4)
+    return near * (x < 1) + far * (x >= 1)
+
+
+# What the interpolations of `architectures.Inputs` weigh source pixels by, and how far it reaches.
+FILTERS = {"bilinear": (triangle, 1), "bicubic": (cubic, 2)}
+
+
+def shares(n: int, resized: int, first: int, count: int, interpolation: str
+           ) -> tuple[int, int, np.ndarray]:
+    """How the `count` pixels from `first` on are made where `n` pixels become `resized`, more than
+    n: of the source pixels from begin to end (excluded), by shares (count, end - begin) in units of
+    2**-22. The numbers are those of Pillow."""
+    weigh, reach = FILTERS[interpolation]
     centres = (np.arange(first, first + count) + 0.5) * (n / resized)
-    begin, end = max(0, int(centres[0] - 1)), min(n, int(centres[-1] + 1) + 1)
-    weights = np.maximum(1 - np.abs(np.arange(begin, end) + 0.5 - centres[:, None]), 0)
-    return begin, end, np.floor(weights / weights.sum(1, keepdims=True) * 2**22 + 0.5)
+    begin, end = max(0, int(centres[0] - reach)), min(n, int(centres[-1] + reach) + 1)
+    weights = weigh(np.abs(np.arange(begin, end) + 0.5 - centres[:, None]))
+    units = weights / weights.sum(1, keepdims=True) * 2**22
+    return begin, end, np.trunc(units + np.copysign(0.5, units))
 
 
 def to_bytes(sums: np.ndarray) -> np.ndarray:
@@ -84,30 +104,36 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def training_transform(augmentation: str, crop: int, resize: int) -> v2.Compose:
-    """augmentation: base, adv, big (base with larger crops), red or realistic.
+def training_transform(augmentation: str, crop: int, resize: int, interpolation: str = "bilinear"
+                       ) -> v2.Compose:
+    """augmentation: base, adv, big (base with larger crops), red or realistic. interpolation:
+    bilinear or bicubic.
 
     RandomResizedCrop takes 8 to 100 % of the area at aspect ratios from 3/4 to 4/3.
     """
+    by = v2.InterpolationMode(interpolation)
     if augmentation == "red":
-        return ResizedThenCropped([v2.Resize(resize), v2.RandomCrop(crop),
+        return ResizedThenCropped([v2.Resize(resize, by), v2.RandomCrop(crop),
                                    v2.RandomHorizontalFlip(), to_tensor])
     colour = []
     if augmentation in JITTER:
         strength = JITTER[augmentation]
         colour = [v2.RandomGrayscale(GRAYSCALE),
                   ColorJitter(strength, strength, strength, strength)]
-    return v2.Compose([v2.RandomResizedCrop(crop), *colour, v2.RandomHorizontalFlip(), to_tensor])
+    return v2.Compose([v2.RandomResizedCrop(crop, interpolation=by), *colour,
+                       v2.RandomHorizontalFlip(), to_tensor])
 
 
-def evaluation_transform(crop: int, resize: int) -> v2.Compose:
+def evaluation_transform(crop: int, resize: int, interpolation: str = "bilinear") -> v2.Compose:
     """The short side becomes `resize` pixels, of which the centre is taken."""
-    return ResizedThenCropped([v2.Resize(resize), v2.CenterCrop(crop), to_tensor])
+    by = v2.InterpolationMode(interpolation)
+    return ResizedThenCropped([v2.Resize(resize, by), v2.CenterCrop(crop), to_tensor])
 
 
-def rotated_transform(crop: int, resize: int) -> v2.Compose:
+def rotated_transform(crop: int, resize: int, interpolation: str = "bilinear") -> v2.Compose:
     """A square crop, whole after any quarter turn: black corners would reveal the angle."""
-    return ResizedThenCropped([v2.Resize(resize), v2.RandomCrop(crop), to_tensor])
+    by = v2.InterpolationMode(interpolation)
+    return ResizedThenCropped([v2.Resize(resize, by), v2.RandomCrop(crop), to_tensor])
 
 
 def augment(transform: v2.Transform, image: Image.Image, *numbers: int) -> torch.Tensor:

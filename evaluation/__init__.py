@@ -1,5 +1,5 @@
 """Evaluation: embeds a split once, derives every evaltype, computes the metrics, and chooses the
-best epochs and the retrievals to draw. `evaltypes` is the grammar of `--evaltypes`.
+best epochs, which `pictures` draws. `evaltypes` is the grammar of `--evaltypes`.
 
 Tools that read runs and use their networks: `summarize`, `ensemble`, `embed`, `search`, `export`.
 """

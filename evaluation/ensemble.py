@@ -22,7 +22,7 @@ FLAGS = (
          "those of the first run", nargs="+"),
     Flag("--source_path", Path, None, "folder that holds the datasets; when not given: that of "
          "each run"),
-    *tools.MACHINE,
+    tools.SKIP, *tools.MACHINE,
 )
 
 if __name__ == "__main__":      # before torch is imported
@@ -39,17 +39,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import architectures
-import datasets
 import metrics
-from datasets.workers import explain_lost_workers
-from evaluation import runs
-from evaluation.embedding import derive
+from evaluation import best, runs
 from evaluation.evaluator import Split, score, table
-from utilities import run_folder, setup
-from utilities.embedding import embed
 from utilities.errors import refuse
-from utilities.files import fault
 
 
 class Member(NamedTuple):
@@ -67,50 +60,23 @@ def main(arguments: Namespace) -> None:
     for name in arguments.evaluation_metrics:
         metrics.parse(name)
     read = [runs.read(folder, "folders") for folder in folders]
-    chosen = [checkpoint(run, arguments.evaltype) for run in read]
+    checkpoints = [chosen(run, arguments.evaltype) for run in read]
     names = arguments.evaluation_metrics or [
         *read[0].options["evaluation_metrics"], *read[0].options["storage_metrics"]]
     names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
     members = []
-    for path, evaltype in chosen:
-        members.append(member(path, evaltype, arguments))
+    for path, evaltype in checkpoints:
+        network, split = best.opened(path, arguments)
+        members.append(Member(f"{path.parent.name}: {evaltype}", split,
+                              best.embedded(network, split, evaltype)))
         check_same_images(members)
     print(report(members, names))
 
 
-def checkpoint(run: runs.Run, evaltype: str | None) -> tuple[Path, str]:
-    """The best checkpoint of a run, by its first storage metric, and the evaltype it is best for.
-    UserError where the run has none."""
+def chosen(run: runs.Run, evaltype: str | None) -> tuple[Path, str]:
+    """The run's best checkpoint for `evaltype`, or its first evaltype, and that evaltype."""
     evaltype = evaltype or run.options["evaltypes"][0]
-    path = Path(run.where) / run_folder.checkpoint_name(
-        evaltype, run.options["storage_metrics"][0])
-    if evaltype not in run.options["evaltypes"]:
-        refuse("--evaltype", f"{evaltype!r} is none of {run.where!r}",
-               ", ".join(run.options["evaltypes"]))
-    if wrong := fault(path, "file"):
-        refuse("folders", f"{str(path)!r} {wrong}", "runs with their best checkpoints")
-    return path, evaltype
-
-
-def member(path: Path, evaltype: str, arguments: Namespace) -> Member:
-    """Embeds the test split of the run with the checkpoint `path`, as its options say."""
-    network, options = architectures.load(path)
-    options = tools.on_this_machine(options, arguments)
-    options.evaluate_only, options.train_metrics = True, False
-    if arguments.source_path:
-        options.source_path = str(arguments.source_path.absolute())
-    device = setup.device(options)
-    data = datasets.select(options.dataset, options)
-    datasets.check_unseen(data, network.trained_on)
-    split, features = Split.of(data, "Test", "testing", options, device), list(network.heads)
-    network.to(device)
-    points = []
-    for loader in split.loaders:
-        with explain_lost_workers():
-            rows = embed(network, loader, features)
-        loader.close()
-        points.append(derive(rows, evaltype, features, normalize=network.normalize))
-    return Member(f"{path.parent.name}: {evaltype}", split, points)
+    return best.checkpoint(run.where, run.options, evaltype, "folders"), evaltype
 
 
 def check_same_images(members: Sequence[Member]) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import criteria
 import datasets
 from utilities.errors import refuse
 
@@ -40,7 +41,7 @@ def parse(evaltype: str, features: Sequence[str], flag: str = "--evaltypes") -> 
         _check_features(evaltype, (evaltype,), features, flag)
         return Evaltype("single", (evaltype,), (1.0,))
     joined, *weights = rest.split("-")
-    names = tuple(joined.split("_"))
+    names = _split(joined, features)
     _check_features(evaltype, names, features, flag)
     if len(names) < 2 or len(set(names)) < len(names):
         refuse(flag, f"{evaltype!r} given",
@@ -53,6 +54,13 @@ def parse(evaltype: str, features: Sequence[str], flag: str = "--evaltypes") -> 
             refuse(flag, f"{evaltype!r} has the weight {weight!r}",
                    "positive numbers such as 0.75")
     return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))
+
+
+def _split(joined: str, features: Sequence[str]) -> tuple[str, ...]:
+    """Splits at each _ but those inside the name of a feature; the longest name that fits wins."""
+    names = sorted({*criteria.FEATURES, *features}, key=len, reverse=True)
+    known = "|".join(map(re.escape, names))
+    return tuple(re.findall(rf"(?:^|_)((?:{known})(?=_|\Z)|[^_]*)", joined))
 
 
 def n_heads(evaltype: str, features: Sequence[str]) -> int:

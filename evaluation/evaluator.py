@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,17 @@ from torch import Tensor, nn
 
 import architectures
 import metrics
-from datasets import images
+from datasets import held_out_by, images
 from datasets.loader import Loader
-from evaluation import per_class, retrievals
+from evaluation import per_class
 from evaluation.embedding import derive
+from evaluation.pictures import N_NEIGHBOURS, Pictures
 from utilities import faiss_gpu
 from utilities.distributed import ALONE, Alone
 from utilities.embedding import embed
 from utilities.errors import refuse
 
-PICTURE = "sample_recoveries.png"
-N_QUERIES, N_NEIGHBOURS = 8, 6
+Neighbours = tuple[Tensor, Tensor]  # distances and rows (N, k) of each query's nearest images
 
 
 @dataclass
@@ -87,24 +86,25 @@ class Evaluator:
     features: the network's heads; normalize: whether the architecture normalises them; names: the
     metrics to compute; storage_metrics: those that choose epochs (always computed);
     cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
-    final table a best epoch without them shows a dash); plots: when sample retrievals of the first
-    evaltype's best epoch are drawn: none, end, or epoch (whenever there is a better one);
-    device: where embeddings lie and metrics are computed; list_classes: keep in `classes` what
-    `per_class` lists of each class; processes: which embed a block of each split, the first of them
-    measures.
+    final table a best epoch without them shows a dash); evaluate_every: epochs between evaluations,
+    which the first and the last always have; pictures: of the last split, at the best epoch of the
+    first evaltype; device: where embeddings lie and metrics are computed; list_classes: keep in
+    `classes` what `per_class` lists of each class; processes: which embed a block of each split,
+    the first of them measures.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
                  evaltypes: Sequence[str], names: Sequence[str], storage_metrics: Sequence[str],
-                 cluster_every: int, n_epochs: int, plots: str = "none",
+                 cluster_every: int, n_epochs: int, pictures: Pictures | None = None,
                  device: torch.device | str = "cpu", list_classes: bool = False,
-                 processes: Alone = ALONE):
+                 processes: Alone = ALONE, evaluate_every: int = 1):
         self.splits, self.processes = list(splits), processes
         self.features, self.normalize, self.evaltypes = features, normalize, list(evaltypes)
         self.names = list(dict.fromkeys([*names, *storage_metrics]))
         self.storage_metrics = list(dict.fromkeys(storage_metrics))
         self.cluster_every, self.n_epochs = cluster_every, n_epochs
-        self.plots, self.device = plots, device
+        self.evaluate_every = evaluate_every
+        self.pictures, self.device = pictures or Pictures(), device
         self.chosen_on = "Val" if any(split.name == "Val" for split in splits) else splits[-1].name
         self.classes: list[per_class.Row] | None = [] if list_classes else None
         # {evaltype: {split, or `title` of a category: {metric: value}}} of the last evaluation
@@ -112,7 +112,6 @@ class Evaluator:
         # {(evaltype, storage metric): {"epoch", "value", "metrics": {split: {metric: value}}}}
         self.best: dict[tuple[str, str], dict] = {}
         self.last: dict = {}  # {"epoch", "metrics": {evaltype: {split: {metric: value}}}}
-        self.samples: list[list] = []  # `sample_retrievals` of the first evaltype's best epoch
 
     @classmethod
     def from_opt(cls, opt, data: dict, device: torch.device, processes: Alone = ALONE) -> Evaluator:
@@ -130,9 +129,10 @@ class Evaluator:
         evaluator = cls([entry for entry in splits if entry], features=opt.diva_features,
                         normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
                         names=measured, storage_metrics=opt.storage_metrics,
-                        cluster_every=opt.cluster_every, n_epochs=opt.n_epochs, plots=opt.plots,
-                        device=device_of_metrics, list_classes=opt.per_class is not None,
-                        processes=processes)
+                        cluster_every=opt.cluster_every, n_epochs=opt.n_epochs,
+                        pictures=Pictures(opt.plots, opt.map), device=device_of_metrics,
+                        list_classes=opt.per_class is not None, processes=processes,
+                        evaluate_every=opt.evaluate_every)
         evaluator.check(opt)
         return evaluator
 
@@ -144,10 +144,12 @@ class Evaluator:
             n_images, n, _, lone = split.counts.values()
             n_classes = len(np.unique(split.labels[-1]))
             if split.name == self.chosen_on and not opt.evaluate_only:
+                held_out, value = held_out_by(opt)
                 flag, given, whole, accepted = {
-                    "Val": ("--train_val_split", opt.train_val_split, "validation",
-                            "1 for no validation split, or another share")
-                    if opt.train_val_split < 1 else
+                    "Val": (held_out, value, "validation",
+                            "1 for no validation split, or another share" if value < 1 else
+                            "fewer folds, or another --val_fold")
+                    if value != 1 else
                     ("--dataset", repr(opt.dataset), "validation",
                      "a folder 'val' of two classes or more, of which some have two images or "
                      "more"),
@@ -177,56 +179,70 @@ class Evaluator:
                    "the test split, as papers of the field do (--train_val_split to avoid it)."))
 
     def evaluate(self, network: nn.Module, epoch: int, logger=None) -> list[tuple[str, str]]:
-        """Computes every metric for every evaltype on every split, and logs it where there is a
-        logger; `report` shows the numbers.
+        """Computes every metric for every evaltype on every split, where `evaluates` says so, and
+        logs it where there is a logger; `report` shows the numbers.
 
         Returns each (evaltype, storage metric) for which this epoch is the best so far.
         """
+        if not self.evaluates(epoch):
+            return []
         names = self.due(epoch)
         results: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in self.evaltypes}
+        tables: dict[str, Neighbours] = {}
         for split in self.splits:
             sides = [embed(network, loader, self.features, device=self.device,
                            processes=self.processes) for loader in split.loaders]
-            samples = self.processes.first(
-                partial(self.add, results, names, split, sides, logger))
+            self.processes.first(partial(self.add, results, tables, names, split, sides, logger))
         if not self.processes.is_first:
             return []
+        if logger is not None and self.evaluate_every > 1:
+            for split in self.splits:
+                logger.log(split.name, "epochs", {"epochs": epoch})
         self.measured, better = results, self.choose(epoch, results)
-        if logger is not None and any(evaltype == self.evaltypes[0] for evaltype, _ in better):
-            self.samples = samples
-            if self.plots == "epoch":
-                self.draw(logger)
+        improved = [metric for evaltype, metric in better if evaltype == self.evaltypes[0]]
+        if logger is not None and self.pictures.wanted and improved:
+            self.pictures.take(split, self.heading(epoch, improved[0]),
+                               self.derive(sides, self.evaltypes[0]), tables[split.name])
+            if self.pictures.plots == "epoch":
+                self.pictures.draw(split, logger)
         return better
 
-    def add(self, results: dict, names: Sequence[str], split: Split, sides: Sequence[Tensor],
-            logger) -> list[list]:
+    def add(self, results: dict, tables: dict, names: Sequence[str], split: Split,
+            sides: Sequence[Tensor], logger) -> None:
         """Adds the metrics of a split, whose loaders' images have the embeddings `sides`, to
-        `results`, and logs them. Returns the `sample_retrievals` of the first evaltype."""
+        `results`, and logs them; the neighbours by the first evaltype to `tables`, for pictures."""
         for evaltype in self.evaltypes:
-            measured, neighbours = self.measure(names, split, sides, evaltype)
+            measured, neighbours = score(names, split, self.derive(sides, evaltype), self.device)
             results[evaltype][split.name] = measured.values
             for category, rows in split.categories.items():
                 results[evaltype][split.title(category)] = measured.of(rows)
             if self.classes is not None:
-                self.classes += per_class.rows(evaltype, split, measured.scores, neighbours)
+                self.classes += per_class.rows(evaltype, split, measured.scores, neighbours[1])
             if logger is not None:
                 log_metrics(logger, split.name, evaltype, measured.values)
-            if evaltype == self.evaltypes[0]:
-                samples = sample_retrievals(split, neighbours)
-        return samples
+            if evaltype == self.evaltypes[0] and self.pictures.wanted:
+                tables[split.name] = neighbours
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether `epoch`, counted from 0, is evaluated."""
+        return epoch % self.evaluate_every == 0 or epoch == self.n_epochs - 1
+
+    def lacks(self, epoch: int) -> bool:
+        """Whether `epoch`, trained when it was not to be evaluated, is to be evaluated now."""
+        return epoch >= 0 and self.evaluates(epoch) and self.last.get("epoch") != epoch
 
     def due(self, epoch: int) -> list[str]:
-        """The metrics to compute in `epoch`, counted from 0."""
-        if epoch % self.cluster_every == 0 or epoch == self.n_epochs - 1:
+        """The metrics to compute in an `epoch` that is evaluated. Those with clusters come with the
+        first evaluation in each `cluster_every` epochs."""
+        before = epoch - self.evaluate_every
+        if (epoch // self.cluster_every > before // self.cluster_every
+                or epoch == self.n_epochs - 1):
             return self.names
         return [name for name in self.names if not metrics.needs_clusters(name)]
 
-    def measure(self, names: Sequence[str], split: Split, sides: Sequence[Tensor],
-                evaltype: str) -> tuple[metrics.Measured, Tensor]:
-        """The metrics of one evaltype, and each query's nearest neighbours (N, k), at least
-        N_NEIGHBOURS; `sides` are the embeddings of the split's loaders."""
-        points = [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
-        return score(names, split, points, self.device)
+    def derive(self, sides: Sequence[Tensor], evaltype: str) -> list[Tensor]:
+        """The embeddings of one evaltype, of those of all heads side by side."""
+        return [derive(side, evaltype, self.features, normalize=self.normalize) for side in sides]
 
     def choose(self, epoch: int, results: dict) -> list[tuple[str, str]]:
         """Records `results` {evaltype: {split: {metric: value}}}. Returns where they are strictly
@@ -247,17 +263,12 @@ class Evaluator:
                     better.append((evaltype, metric))
         return better
 
-    def draw(self, logger) -> None:
-        """Writes the best epoch's retrievals as a picture into the logger's folder."""
-        queries, gallery = (self.splits[-1].loaders[side].dataset for side in (0, -1))
-        rows = []
-        for query, neighbours in self.samples:
-            label = queries.labels[query]
-            rows.append((queries.paths[query], [(gallery.paths[row], gallery.labels[row] == label)
-                                                for row in neighbours]))
-        path = Path(logger.folder) / PICTURE
-        retrievals.draw(path, rows, images.decode)
-        logger.picture("Sample retrievals", path)
+    def heading(self, epoch: int, metric: str) -> tuple[str, str]:
+        """What stands above the pictures of `epoch`, the best by `metric`."""
+        split, evaltype = self.splits[-1], self.evaltypes[0]
+        value = self.last["metrics"][evaltype][split.name][metric]
+        return (f"{split.queries.dataset.name}, {split.name}, epoch {epoch}, {metric} {value:.4f}",
+                evaltype)
 
     def titles(self, *, categories: bool) -> list[str]:
         """The names of the splits, each followed by the titles of its `categories`."""
@@ -293,9 +304,9 @@ class Evaluator:
         return "\n\n".join(texts)
 
     def finish(self, logger) -> None:
-        """Draws the picture that is due at the end."""
-        if self.plots == "end" and self.samples and self.processes.is_first:
-            self.draw(logger)
+        """Draws the pictures that are due at the end."""
+        if self.best and self.processes.is_first:
+            self.pictures.finish(self.splits[-1], logger)
 
     def close(self) -> None:
         """Ends the loaders."""
@@ -305,17 +316,18 @@ class Evaluator:
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": [[evaltype, metric, entry] for (evaltype, metric), entry in
-                         self.best.items()], "last": self.last, "found": self.samples}
+                         self.best.items()], "last": self.last, "pictures": self.pictures.found}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = {(evaltype, metric): entry for evaltype, metric, entry in state["best"]}
-        self.last, self.samples = state["last"], state["found"]
+        self.last = state["last"]
+        self.pictures.found = state.get("pictures", {})     # which earlier versions lack
 
 
 def score(names: Sequence[str], split: Split, points: Sequence[Tensor],
-          device: torch.device | str) -> tuple[metrics.Measured, Tensor]:
+          device: torch.device | str) -> tuple[metrics.Measured, Neighbours]:
     """The metrics of the embeddings `points` of the split's loaders, and each query's nearest
-    neighbours (N, k), at least N_NEIGHBOURS."""
+    neighbours, at least N_NEIGHBOURS."""
     labels = split.labels
     features, gallery = points if split.gallery else (points[0], None)
     k = max(N_NEIGHBOURS, metrics.depth(names, *labels))
@@ -323,20 +335,14 @@ def score(names: Sequence[str], split: Split, points: Sequence[Tensor],
     measured = metrics.measure(names, features, labels[0], neighbours=neighbours,
                                gallery=(gallery, labels[1]) if split.gallery else None,
                                own=split.own, device=device)
-    return measured, neighbours[1]
-
-
-def sample_retrievals(split: Split, neighbours: Tensor) -> list[list]:
-    """[query, [its nearest neighbours]] of some queries; neighbours (N, k): of all queries."""
-    chosen = retrievals.choose(split.queries.dataset.labels, N_QUERIES).tolist()
-    return [[query, [row for row in neighbours[query, :N_NEIGHBOURS].tolist()
-                     if row != split.own[query]]] for query in chosen]
+    return measured, neighbours
 
 
 def log_metrics(logger, split: str, evaltype: str, values: dict[str, Any]) -> None:
     """Under the groups `<evaltype>_<metric family>`."""
     for name, value in values.items():
-        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value})
+        logger.log(split, f"{evaltype}_{metrics.parse(name)[0]}", {name: value},
+                   best="max" if metrics.is_score(name) else "none")
 
 
 def table(title: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> str:

@@ -162,7 +162,7 @@ def preprocessing(options: Namespace, sizes: dict[str, int]) -> dict:
                   "over, rounded to the nearest, a half to even, lies left and above",
                   "divide by 255, subtract mean, divide by std, channel by channel in the order "
                   "of `channels`"],
-        "resize": options.resize, "interpolation": "bilinear", "crop": options.crop_size,
+        "resize": options.resize, "interpolation": inputs.interpolation, "crop": options.crop_size,
         "channels": "BGR" if inputs.bgr else "RGB",
         "mean": list(inputs.mean[order]), "std": list(inputs.std[order]),
         "input": {"name": "images", "dtype": "float32",

@@ -26,7 +26,8 @@ def rows(evaltype: str, split, scores: dict[str, Tensor], neighbours: Tensor) ->
     images = np.bincount(among, minlength=n) + np.bincount(labels[split.own < 0], minlength=n)
     queries = np.bincount(labels, minlength=n)
     means = [by_class(scores[metric].cpu().numpy(), labels, n) for metric in METRICS]
-    taken = mistaken(labels, among[neighbours[:, 0].cpu().numpy()])
+    nearest = neighbours.cpu().numpy()[:, :1]       # (N, 0) where there is a single image
+    taken = mistaken(labels, among[nearest[:, 0]]) if nearest.size else {}
     listed = []
     for label, name in enumerate(names):
         other, times = taken.get(label, (None, 0))
@@ -47,14 +48,20 @@ def by_class(scores: np.ndarray, labels: np.ndarray, n: int) -> np.ndarray:
 
 def mistaken(labels: np.ndarray, nearest: np.ndarray) -> dict[int, tuple[int, int]]:
     """{label: (the other label that is most often `nearest` (N,), how often)}."""
-    wrong = labels != nearest
-    pairs, counts = np.unique(np.stack([labels[wrong], nearest[wrong]]), axis=1,
-                              return_counts=True)
     taken: dict[int, tuple[int, int]] = {}
-    for label, other, times in zip(*pairs.tolist(), counts.tolist(), strict=True):
+    for label, other, times in confusions(labels, nearest):
         if times > taken.get(label, (None, 0))[1]:
             taken[label] = other, times
     return taken
+
+
+def confusions(labels: np.ndarray, nearest: np.ndarray) -> list[tuple[int, int, int]]:
+    """(label, other, how often the other is `nearest` (N,)) of each pair where it is so at all, by
+    label, then by other."""
+    wrong = labels != nearest
+    pairs, counts = np.unique(np.stack([labels[wrong], nearest[wrong]]), axis=1,
+                              return_counts=True)
+    return list(zip(*pairs.tolist(), counts.tolist(), strict=True))
 
 
 def as_csv(listed: Sequence[Row]) -> str:

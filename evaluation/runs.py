@@ -13,6 +13,7 @@ from utilities import checkpoint, run_folder
 from utilities.errors import RunError, UserError, refuse
 from utilities.files import fault
 from utilities.options import OPTIONS_FILE
+from utilities.wandb_run import EPOCH
 
 SPLITS = ("Train", "Val", "Test")
 RESULTS = "the folder of a run that has trained an epoch, or a folder of such"
@@ -76,8 +77,12 @@ def read(folder: Path, flag: str) -> Run:
 
 def from_history(where: str, options: Mapping[str, Any],
                  points: Iterable[Mapping[str, Any]]) -> Run:
-    """A run as W&B keeps it. points: what was logged after each epoch, in order."""
-    history = [scores for point in points if (scores := of_point(point))]
+    """A run as W&B keeps it. points: what was logged after each epoch; of an epoch that stands
+    there twice the later one counts."""
+    points = list(points)
+    epochs = {point.get(EPOCH, n): scores for n, point in enumerate(points)
+              if (scores := of_point(point))}
+    history = [epochs[epoch] for epoch in sorted(epochs)]
     values: dict[Key, float] = {}
     for epoch in history:
         values.update({(*key[:2], "last", key[2]): value for key, value in epoch.items()})
@@ -92,7 +97,9 @@ def from_history(where: str, options: Mapping[str, Any],
                 values.update({(split, name, f"best {metric}", score): value
                                for (split, name, score), value in chosen.items()
                                if name == evaltype})
-    return Run(where, dict(options), len(history), values, {})
+    n_epochs = len({point.get(EPOCH, n) for n, point in enumerate(points)
+                    if point.get("Train: loss") is not None})
+    return Run(where, dict(options), n_epochs, values, {})
 
 
 def of_point(point: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:

@@ -48,6 +48,7 @@ from datasets.pictures import Picture
 from evaluation import evaltypes, gallery, retrievals
 from evaluation.embed import of_pictures
 from evaluation.gallery import Index
+from evaluation.retrievals import Tile
 from utilities.environment import available_cores
 from utilities.errors import refuse
 from utilities.files import fault
@@ -173,9 +174,11 @@ def show(arguments: Namespace, picture: Path, evaltype: str, index: Index,
         print(f"{path}  ({evaltype})")
         for rank, (distance, row) in enumerate(near, start=1):
             print(f"{rank:4d}  {distance:.4f}  {files[row]}")
-        sheet.append((str(path), [(files[row], None, f"{rank}: {distance:.4f}")
-                                  for rank, (distance, row) in enumerate(near[:DRAWN], start=1)]))
-    retrievals.draw(picture, sheet, images.decode)
+        line = [Tile(str(path), name=path.name, text="query")]
+        sheet.append(line + [
+            Tile(files[row], name=index.names[row], text=f"{rank}: {distance:.4f}")
+            for rank, (distance, row) in enumerate(near[:DRAWN], start=1)])
+    retrievals.draw(picture, sheet, images.decode, [f"{arguments.gallery}, {evaltype}"])
     print(f"Picture: {picture}")
 
 

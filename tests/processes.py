@@ -78,6 +78,7 @@ def one_step_each(training, states: str, results: str) -> None:
             "terms": {name: torch.tensor(value) for name, value in training.monitor.means.items()},
             "gradients": [p.grad for p in learned if p.grad is not None],
             "network": training.network.state_dict(), "objective": training.objective.state_dict(),
+            "average": training.average.network.state_dict(),
             "sampler": training.sampler.state_dict()}))
     if alone:
         torch.save(before, states)

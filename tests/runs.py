@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, object]:
             values.update(leaves(state, name))
         elif path.name == "training_summary.txt":
             values[name] = path.read_text().split("\n", 1)[1]
-        elif path.suffix in (".csv", ".svg") and not path.stem.endswith(CLOCKS):
+        elif path.suffix in (".csv", ".svg", ".png") and not path.stem.endswith(CLOCKS):
             values[name] = path.read_bytes()
     assert "CSV_Logs/Data_Train_loss.csv" in values
     return values

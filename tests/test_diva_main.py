@@ -18,9 +18,8 @@ import diva_main
 import parameters
 from architectures.network import Network
 from criteria import dc
-from tests import runs, trees
+from tests import runs, trees, wandb_records
 from tests.test_layers import ROOT
-from utilities import wandb_run
 
 PUBLISHED = (  # as SampleRuns/CUB200.sh has it
     "--dataset cub200 --diva_ssl fast_moco --diva_sharing random --loss margin --batch_mining"
@@ -29,6 +28,8 @@ PUBLISHED = (  # as SampleRuns/CUB200.sh has it
     " --tau 55 --gamma 0.2 --diva_alpha_ssl 0.3 --diva_alpha_shared 0.3 --diva_alpha_intra 0.3"
     " --diva_rho_decorrelation 1500 --diva_moco_n_key_batches 30 --seed 0 --log_online"
     " --project DiVA_SampleRuns --group CUB_DiVA-R50-512").split()
+PICTURES = ("sample_recoveries.png", "worst_recoveries.png", "map.png", "distances.svg",
+            "distances.png")
 THREE_WEIGHTS = ["0.75-1.25-1.25-1.25", "0.5-1-1-1", "0.5-1.5-1.5-1.5"]
 
 
@@ -47,7 +48,8 @@ def test_the_published_command_leaves_everything_that_users_look_for(tmp_path):
     folder = tmp_path / "runs" / "cub200" / "CUB_DiVA-R50-512_s0"
     evaltypes = [f"Combined_discriminative_selfsimilarity_shared_intra-{w}" for w in THREE_WEIGHTS]
     for name in ("Parameter_Info.txt", "options.json", "training_summary.txt",
-                 "sample_recoveries.png", "checkpoint_last.pth.tar",
+                 *PICTURES, "Progression_Plots/Graph_Test_all_e_recall.svg",
+                 "checkpoint_last.pth.tar",
                  *(f"checkpoint_{evaltype}_e_recall@1.pth.tar" for evaltype in evaltypes)):
         assert (folder / name).stat().st_size > 0, name
     groups = ["Train_loss", "Train_sep. loss", "Train_time", "Train_epochs", "Train_Temp",
@@ -87,17 +89,38 @@ def test_the_time_of_an_epoch_leaves_out_clustering_and_storage(tmp_path, monkey
 
 
 def test_the_config_on_wandb_tells_the_versions_and_keeps_no_key(tmp_path, monkeypatch):
-    configs, init = [], wandb_run.WandbRun.__init__
-
-    def watched(self, *arguments, config, **given):
-        configs.append(config)
-        init(self, *arguments, config=config, **given)
-
-    monkeypatch.setattr(wandb_run.WandbRun, "__init__", watched)
-    runs.train(tmp_path, "--log_online", "--wandb_mode", "offline", "--wandb_key", "k" * 40)
-    config, = configs
+    wandb_records.restart(monkeypatch)
+    folder = runs.train(tmp_path, "--log_online", "--wandb_key", "k" * 40)
+    part, = wandb_records.parts(folder)
+    config = part.config
     assert config["environment"]["torch"] == torch.__version__ and config["bs"] == 8
     assert "k" * 40 not in json.dumps(config)
+
+
+def test_a_run_on_wandb_has_the_keys_of_dashboards_and_its_best_values(tmp_path, monkeypatch):
+    wandb_records.restart(monkeypatch)
+    folder = runs.train(
+        tmp_path, "--log_online", "--group", "G", "--seed", 3, "--n_epochs", 3, "--plots", "end",
+        "--diva_features", *runs.FOUR, "--evaltypes", "discriminative", "--train_val_split", 0.5,
+        "--train_val_split_by_class", "--evaluation_metrics", "e_recall@1", "dists@intra")
+    part, = wandb_records.parts(folder)
+    last = part.history[-1]
+    for key in ("Train: loss", "Train: sep. loss", "Train: time", "Train: epochs",
+                "Train: Temp: temp", "Train: Loss: shared", "Model Grad: L2: Grad L2",
+                "Model Grad: Max: Grad Max", "Test: discriminative_e_recall: e_recall@1",
+                "Val: discriminative_e_recall: e_recall@1"):
+        assert isinstance(last[key], (int, float)), key
+    assert last["Sample retrievals"]["_type"] == "image-file"
+    assert part.column("_step") == part.column("Train: epochs") == [0, 1, 2]
+    for group, key, choose in (
+            ("Val_discriminative_e_recall", "Val: discriminative_e_recall: e_recall@1", max),
+            ("Test_discriminative_dists", "Test: discriminative_dists: dists@intra",
+             lambda values: values[-1]),
+            ("Train_loss", "Train: loss", min)):
+        values = [row[key.split(": ")[-1]] for row in runs.rows(folder, group)]
+        assert part.column(key) == values and part.summary[key] == choose(values)
+    assert (part.run.run_group, part.run.display_name) == ("G", "G_s3")
+    assert list(part.run.tags) == ["tiny", "shufflenet_v2_x0_5_normalize", "margin", *runs.FOUR]
 
 
 def test_best_checkpoints_of_one_epoch_are_one_file_on_disk(tmp_path):
@@ -118,11 +141,25 @@ def test_the_loss_falls_on_a_set_that_can_be_learned(tmp_path):
 def test_other_layouts_train_and_evaluate(tmp_path, layout):
     name = {"in_shop": "in-shop"}.get(layout.__name__, layout.__name__)
     layout(tmp_path / "data" / name)
-    folder = runs.train(tmp_path, "--dataset", name)
+    folder = runs.train(tmp_path, "--dataset", name, "--plots", "end")
+    assert all((folder / picture).stat().st_size for picture in PICTURES)
     rows = runs.rows(folder, "Test_discriminative_e_recall")
     expected = {"online_products": ["e_recall@1", "e_recall@10", "e_recall@100"],
                 "in-shop": [f"e_recall@{k}" for k in (1, 10, 20, 30, 50)]}[name]
     assert [*rows[0]] == expected
+
+
+def test_pictures_of_queries_that_are_gallery_rows(tmp_path):
+    """Eight of the sixteen test images are queries, and all are in the gallery."""
+    rows = trees.table_rows(8, 4, queries=True)
+    for row in rows[16:]:
+        row["is_gallery"] = True
+    trees.table(tmp_path / "data" / "shop", rows)
+    folder = runs.train(tmp_path, "--dataset", "shop", "--plots", "end", "--map", "tsne")
+    assert all((folder / picture).stat().st_size for picture in PICTURES)
+    found = runs.last(folder)["evaluator"]["pictures"]
+    assert found["map"]["n_all"] == len(found["map"]["points"]) == 16
+    assert found["distances"]["counts"].sum(1).tolist() == [8 * 3, 8 * 12]
 
 
 def test_validation_chooses_the_checkpoints(tmp_path, capsys):
@@ -168,6 +205,25 @@ def test_a_checkpoint_is_evaluated_as_its_run_did(tmp_path, capsys):
                 "--evaluation_metrics", "mAP_r") == 0
     told = capsys.readouterr().out
     assert "mAP_r" in told and "nmi" not in told and "Combined_" in told
+
+
+def test_an_ensemble_is_evaluated_head_by_head_and_combined(tmp_path, capsys):
+    names = ["discriminative", "ensemble_1", "ensemble_2", "ensemble_3"]
+    folder = runs.train(tmp_path, "--diva_features", *names, "--evaltypes", "all", "ensemble_2",
+                        "Combined_ensemble_3_discriminative-1-0.5", "--diva_decorrelations",
+                        "ensemble_1-discriminative", "--evaluation_metrics", "e_recall@1")
+    assert [*runs.rows(folder, "Train_Loss_2")[0]] == [*names, "sep. loss"]
+    joined = "_".join(names)
+    evaltypes = [f"Combined_{joined}-0.5-1-1-1", "ensemble_2",
+                 "Combined_ensemble_3_discriminative-1-0.5"]
+    for evaltype in evaltypes:
+        recall, = runs.rows(folder, f"Test_{evaltype}_e_recall")
+        file = folder / f"checkpoint_{evaltype}_e_recall@1.pth.tar"
+        capsys.readouterr()
+        assert main("--evaluate_only", "--checkpoint", file, "--evaltypes", evaltype) == 0
+        assert f"{recall['e_recall@1']:.4f}" in capsys.readouterr().out
+    runs.resume(folder, "--n_epochs", 2)
+    assert len(runs.rows(folder, "Test_ensemble_2_e_recall")) == 2
 
 
 @pytest.mark.parametrize("name, precision", [("fp32", None), ("bf16", torch.bfloat16)])

@@ -33,7 +33,8 @@ from tests.test_parameters import ADDED, FROZEN
 from tests.test_training_contract import SMALLEST, train
 
 IDLE = {name for name, flag in FLAGS.items() if flag.help.startswith(NO_EFFECT)}
-RESOLVED = {"use_sgd": "optim"}      # parameters.py turns the one into the other
+# parameters.py turns the one into the other.
+RESOLVED = {"use_sgd": "optim", "diva_fixed": "diva_dance"}
 
 
 def reads(path) -> set[str]:
@@ -130,10 +131,14 @@ SHAPING = {
     "scheduler": (["exp"], TWICE),
     "gamma": ([0.5], [*TWICE, "--tau", 1]),
     "tau": ([1], TWICE),
+    "warmup_epochs": ([1], []),
+    "clip_grad": ([1e-3], []),
+    "freeze_backbone": ([1], []),
     "seed": ([2], []),
     "precision": (["bf16"], []),
     "train_val_split": ([0.5], ["--bs", 4]),
     "train_val_split_by_class": ([], ["--bs", 4, "--train_val_split", 0.5]),
+    "val_fold": ([1], ["--bs", 4, "--val_folds", 2, "--val_fold", 0]),
     "augmentation": (["adv"], []),
     "realistic_augmentation": ([], ALL),
     "realistic_main_augmentation": ([], []),
@@ -170,6 +175,7 @@ SHAPING = {
     "diva_moco_n_key_batches": ([1], ALL),
     "diva_moco_lower_cutoff": ([0.01], ALL),
     "diva_moco_upper_cutoff": ([0.1], [*ALL, "--diva_moco_lower_cutoff", 0.01]),
+    "diva_dance": (["weighted"], ALL),
     "diva_fixed": ([], [*ALL, "--diva_moco_lower_cutoff", 0.01]),
     "diva_instdiscr_temperature": ([0.5], ALL),
     "diva_dc_update_f": ([1], [*ALL, *TWICE]),
@@ -179,7 +185,7 @@ SHAPING = {
 ELSEWHERE = {
     "device", "gpu", "channels_last", "compile", "deterministic", "resume", "evaluate_only",
     "checkpoint", "dataset", "source_path", "kernels", "cache", "skip_broken_images", "check_data",
-    "data_gc_softened", "pml_miner_args", "diva_intra"}
+    "val_folds", "data_gc_softened", "pml_miner_args", "diva_intra", "ema"}
 
 
 def test_a_softened_coreset_has_other_images(make_opt):

@@ -43,7 +43,8 @@ def test_flags_of_the_original_keep_name_type_arity_and_default(name):
 
 # What SPEC adds to the original's flags -> its default.
 ADDED = {
-    "train_val_split_by_class": False,
+    "train_val_split_by_class": False, "val_folds": None, "val_fold": None,
+    "diva_dance": "released",
     "miner_parametric_mode": "uniform", "miner_parametric_n_support": 10,
     "miner_parametric_support_lim": [0.1, 1.8],
     "miner_anticollapse_distance_lower_cutoff": 0.5,
@@ -60,9 +61,10 @@ ADDED = {
     "device": "auto", "weights_path": None, "crop_size": None, "resize": None, "precision": "fp32",
     "channels_last": False, "compile": False, "cache": "none", "resume": None,
     "evaluate_only": False, "checkpoint": None, "wandb_mode": "online", "wandb_entity": None,
-    "plots": "end", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
+    "plots": "end", "map": "pca", "log_every": 20, "cluster_every": 1, "skip_broken_images": False,
     "check_data": False, "deterministic": False, "evaluate_on_cpu": False, "save_every": 1,
-    "all_classes": False, "results": None, "per_class": None,
+    "all_classes": False, "results": None, "per_class": None, "warmup_epochs": 0, "clip_grad": 0,
+    "ema": 0, "freeze_backbone": 0, "evaluate_every": 1,
 }
 
 
@@ -197,6 +199,24 @@ def test_cutoffs_that_no_miner_applies_say_so(capsys):
 @pytest.mark.parametrize("words", ["--use_sgd", "--optim sgd", "--use_sgd --optim sgd"])
 def test_use_sgd_and_optim_sgd_are_the_same(words):
     assert options(*words.split()).optim == "sgd"
+
+
+@pytest.mark.parametrize("words", ["--diva_fixed", "--diva_dance fixed",
+                                   "--diva_dance fixed --diva_fixed"])
+def test_diva_fixed_and_diva_dance_fixed_are_the_same(words):
+    opt = options(*words.split())
+    assert (opt.diva_fixed, opt.diva_dance) == (True, "fixed") and resolve(opt) == opt
+    assert options().diva_dance == "released" and not options().diva_fixed
+
+
+def test_a_run_of_an_earlier_version_keeps_its_form_of_dance(tmp_path):
+    """It stored --diva_fixed and no --diva_dance."""
+    for stored, dance in (({"diva_fixed": True}, "fixed"), ({}, "released")):
+        (tmp_path / "options.json").write_text(json.dumps(stored))
+        assert options("--resume", tmp_path).diva_dance == dance
+        assert options("--resume", tmp_path, "--diva_dance", dance).diva_dance == dance
+        with pytest.raises(SystemExit):
+            options("--resume", tmp_path, "--diva_dance", "weighted")
 
 
 @pytest.mark.parametrize("loss, miner", [
@@ -453,7 +473,7 @@ def test_a_resumed_run_may_measure_elsewhere(run, begun, again, on_gpu, on_cpu):
 @pytest.mark.parametrize("same", [
     ["--lr", "0.00001"], ["--evaltypes", "all"], [*METHOD], ["--diva_rho_decorrelation", "9"],
     ["--crop_size", "224"], ["--savename", "group_plus_seed"], ["--optim", "adam"],
-    ["--tau", "3", "7"]])
+    ["--tau", "3", "7"], ["--diva_dance", "released"]])
 def test_resume_accepts_flags_that_mean_what_the_run_has(run, same):
     folder, opt = run(*METHOD, "--evaltypes", "all", "--diva_rho_decorrelation", 9, "--tau", 3, 7)
     again = options("--resume", folder, *same)
@@ -477,7 +497,7 @@ def test_resume_refuses_other_differences(run, capsys, flag, line):
     assert capsys.readouterr().err == (
         f"diva_main.py: error: {line.format(folder)}; on resume may change: --n_epochs, --kernels, "
         "--device, --gpu, --evaluate_on_gpu, --evaluate_on_cpu, --source_path, "
-        "--skip_broken_images, --plots, "
+        "--skip_broken_images, --plots, --map, "
         "--save_every, --wandb_key, --wandb_mode\n")
 
 

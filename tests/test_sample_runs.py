@@ -5,11 +5,13 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from parameters import read_arguments
+from tests import trees
 
 FOLDER = Path(__file__).parent.parent / "SampleRuns"
 FOUR = ["discriminative", "selfsimilarity", "shared", "intra"]
@@ -73,10 +75,47 @@ def test_quickstart_is_the_method_on_the_embedded_data():
     assert opt.save_path == os.path.abspath("Training_Results")
 
 
+def sweep(client_utilities):
+    """The sweep as the client reads it, and {parameter: a value that it may draw}."""
+    config = client_utilities.load_sweep_config(str(FOLDER / "wandb_sweep.yaml"))
+    return config, {name: given["value"] if "value" in given else (given["min"] + given["max"]) / 2
+                    for name, given in config["parameters"].items()}
+
+
+def test_the_sweep_asks_for_runs_that_log_what_it_maximises():
+    """The words are made by the client, as its agent makes them."""
+    utilities = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
+    config, drawn = sweep(utilities)
+    assert config["command"] == ["${env}", "${interpreter}", "${program}",
+                                 "${args_no_boolean_flags}"]
+    made = utilities.create_sweep_command_args(
+        {"args": {name: {"value": value} for name, value in drawn.items()}})
+    opt = read_arguments(made["args_no_boolean_flags"])
+    evaltype, = opt.evaltypes
+    assert config["metric"] == {"goal": "maximize",
+                                "name": f"Val: {evaltype}_e_recall: {opt.storage_metrics[0]}"}
+    assert "." not in evaltype      # W&B takes a dot for a level of a nested key
+    assert opt.log_online and opt.train_val_split == 0.8 and opt.train_val_split_by_class
+    assert set(opt.diva_rho_decorrelation) == {1505} and opt.diva_features == FOUR
+    assert opt.evaluation_metrics == ["e_recall@1", "nmi", "mAP_c"]
+    weights = {name: given for name, given in config["parameters"].items() if "min" in given}
+    assert set(weights) == {"diva_rho_decorrelation", "diva_alpha_ssl", "diva_alpha_shared",
+                            "diva_alpha_intra"}
+
+
+@pytest.mark.parametrize(("word", "values"), [
+    ("--tau=[55, 70]", [55, 70]), ("--tau=[55]", [55]), ("--tau=55", [55])])
+def test_a_list_of_an_agent_is_a_list(word, values):
+    assert read_arguments([word]).tau == values
+    features = read_arguments(["--diva_features=['discriminative', 'shared']"]).diva_features
+    assert features == ["discriminative", "shared"]
+
+
 def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
-                                                   "Reproduce.sh", "Slurm.sh"}
+                                                   "Pictures.sh", "RealityCheck.sh",
+                                                   "Reproduce.sh", "Slurm.sh", "ViT.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -136,12 +175,87 @@ def test_the_published_runs_are_reproduced_over_seeds_and_resumed(given, seeds, 
             f" --n_epochs 1 --seed {seeds[seed]} --save_path {tmp_path / 'my runs'}")
 
 
+# Of the ViT runs: training images and classes, images a batch and of a class, steps of the recipe,
+# and the options that are those of DiVA's run on a ResNet50.
+VIT = {"cub200": (5864, 100, 900, 9, 50, ("CUB200.sh", 0)),
+       "cars196": (8054, 98, 882, 9, 300, ("CARS196.sh", 0)),
+       "online_products": (59551, 11318, 900, 2, 5000, ("SOP.sh", 0)),
+       "in-shop": (25882, 3997, 900, 2, 3200, ("SOP.sh", 0))}
+
+
+@pytest.mark.parametrize("chosen", [(), ("in-shop", "cub200")], ids=str)
+def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
+    done = subprocess.run([FOLDER / "ViT.sh", "my data", *chosen, "--seed", "3"], cwd=tmp_path,
+                          capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo"})
+    lines = [line.replace(str(tmp_path / "my data"), "/data") for line in done.stdout.splitlines()]
+    runs = [read_arguments(shlex.split(line)[1:]) for line in lines]
+    assert [opt.dataset for opt in runs] == list(chosen or VIT)
+    for opt in runs:
+        n_images, n_classes, bs, of_class, n_steps, (script, position) = VIT[opt.dataset]
+        published = list(commands(script))[position]
+        assert opt.arch == "timm:vit_small_patch16_224.dino_normalize" and opt.crop_size == 224
+        assert (opt.optim, opt.lr, opt.fc_lr, opt.decay, opt.scheduler, opt.warmup_epochs) == (
+            "adamw", 1e-5, -1, 0.01, "none", 0)
+        assert (opt.clip_grad, opt.bs, opt.samples_per_class) == (3, bs, of_class)
+        assert opt.data_sampler == "class_random_unique" and bs // of_class <= n_classes
+        assert 0 <= opt.n_epochs * (n_images // bs) - n_steps < n_images // bs
+        for name in ("diva_features", "diva_alpha_ssl", "diva_alpha_shared", "diva_alpha_intra",
+                     "diva_rho_decorrelation", "loss", "batch_mining", "embed_dim"):
+            assert getattr(opt, name) == getattr(published, name), name
+        assert opt.seed == 3 and opt.source_path == "/data"
+        assert 0.9 < opt.bs * opt.diva_moco_n_key_batches / (
+            published.bs * published.diva_moco_n_key_batches) < 1.1
+
+
 @pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh",
-                                    "Reproduce.sh"])
+                                    "RealityCheck.sh", "Reproduce.sh", "ViT.sh"])
 def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("usage: bash ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("given", "dataset", "found"), [
+    ((), "cub200", [17.97, 75.66, 0.77, 0.39]),
+    (("cars196",), "cars196", [7.49, 47.99, 0.63, 0.72]),
+    (("online_products",), "online_products", [15.94, 156.61, 0.72, 0.34])])
+def test_the_reality_check_trains_each_fold_resumes_it_and_measures_them_together(
+        given, dataset, found, tmp_path):
+    begun = tmp_path / "my runs" / dataset / "fold2_1"
+    begun.mkdir(parents=True)
+    (begun.parent / "fold2").mkdir()        # ended before its first epoch did
+    (begun / "checkpoint_last.pth.tar").touch()
+    done = subprocess.run([FOLDER / "RealityCheck.sh", "data", *given, "--n_epochs", "1"],
+                          cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": "echo", "RESULTS": "my runs"})
+    *trained, ensemble = done.stdout.splitlines()
+    assert ensemble == f"-m evaluation.ensemble {tmp_path / 'my runs' / dataset}"
+    assert trained.pop(2) == f"diva_main.py --resume {begun} --n_epochs 1"
+    for fold, line in zip((0, 1, 3), trained, strict=True):
+        words = line.replace("my runs", "my_runs").split()
+        opt = read_arguments(words[words.index("--dataset"):])
+        assert (opt.dataset, opt.source_path) == (dataset, str(tmp_path / "data"))
+        assert (opt.val_folds, opt.val_fold, opt.savename) == (4, fold, f"fold{fold}")
+        assert opt.save_path == str(tmp_path / "my_runs") and opt.n_epochs == 1
+        assert opt.storage_metrics == ["mAP_r"] and opt.arch == "bninception_frozen_normalize"
+        assert (opt.embed_dim, opt.bs, opt.samples_per_class) == (128, 32, 4)
+        assert [getattr(opt, f"loss_multisimilarity_{name}") for name in (
+            "pos_weight", "neg_weight", "thresh", "margin")] == found
+
+
+@pytest.mark.slow
+def test_the_reality_check_runs_as_it_stands(tmp_path):
+    trees.class_folders(tmp_path / "data" / "tiny", n_classes=16, n_images=4)
+    command = [FOLDER / "RealityCheck.sh", "data", "tiny", "--arch", "squeezenet1_1_normalize",
+               "--not_pretrained", "--crop_size", "32", "--n_epochs", "1", "--bs", "8", "--kernels",
+               "0", "--device", "cpu", "--plots", "none"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHON": sys.executable, "RESULTS": "runs"})
+    table = done.stdout.splitlines()[-8:]
+    assert table[0].split() == ["Test,", "4", "runs", "e_recall@1", "r_precision", "mAP_r"]
+    assert [line.split(":")[0] for line in table[1:5]] == [f"fold{fold}" for fold in range(4)]
+    assert table[-1].startswith("concatenated, 512 dimensions ")
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ FOUR = ("--diva_features", *runs.FOUR)
 SETTINGS = {
     "four features": (*FROZEN, *FOUR),
     "trained BatchNorm": (*FOUR, *LARGER),
+    "BatchNorm of timm, with its activation": ("--arch", "timm:test_efficientnet_normalize", *FOUR,
+                                               *LARGER),
     "deep clustering": (*FROZEN, "--diva_features", "discriminative", "dc"),
     "rotation": (*FROZEN, "--diva_features", "discriminative", "imrot"),
     "rotation with trained BatchNorm": ("--diva_features", "discriminative", "imrot", *LARGER),
@@ -43,11 +45,15 @@ SETTINGS = {
     "all at once": (*FROZEN, "--diva_features", *criteria.FEATURES, "--data_sampler",
                     "firstmoment_batchmatch", "--data_batchmatch_ncomps", 3, "--grad_cache_chunk",
                     3),
+    "recipe": (*FROZEN, *FOUR, "--warmup_epochs", 3, "--clip_grad", 0.05, "--ema", 0.9,
+               "--freeze_backbone", 2),
     "bf16": (*FROZEN, *FOUR, "--precision", "bf16"),
 }
 # Relative differences of a step; gradients of the network's weights are summed in bf16, too.
-BOUNDS = {"trained BatchNorm": 1e-4, "rotation with trained BatchNorm": 1e-4, "bf16": 2e-3}
-FAST = ("four features", "trained BatchNorm", "all at once")
+BOUNDS = {"trained BatchNorm": 1e-4, "BatchNorm of timm, with its activation": 1e-4,
+          "rotation with trained BatchNorm": 1e-4, "bf16": 2e-3}
+FAST = ("four features", "trained BatchNorm", "BatchNorm of timm, with its activation",
+        "all at once")
 
 
 @pytest.fixture(scope="module")

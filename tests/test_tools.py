@@ -38,7 +38,8 @@ def test_from_a_fresh_clone_through_seeds_a_summary_embeddings_a_search_and_a_fi
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
     block = re.search(r"## Reading the results.*?```bash\n(.*?)```",
                       (ROOT / "README.md").read_text(), re.DOTALL)[1]
-    train, summarize, ensemble, embed, search, export = block.splitlines()
+    train, summarize, report, ensemble, embed, search, export = (
+        line for line in block.splitlines() if not line.startswith("#"))
     assert "for seed in 1 2 3;" in train
     shell(train.replace("$seed", f"$seed {QUICK}"), clone, tmp_path)
     runs = sorted((clone / "Training_Results" / "glyphs").iterdir())
@@ -52,6 +53,8 @@ def test_from_a_fresh_clone_through_seeds_a_summary_embeddings_a_search_and_a_fi
         with open(run / "CSV_Logs" / f"{name}.csv") as file:
             values.append(float(list(csv.reader(file))[-1][0]))
     assert f"nmi         {np.mean(values):.4f}  {np.std(values, ddof=1):.4f}" in text
+    shell(report.replace("<run folder>", str(runs[0])), clone, tmp_path)
+    assert (runs[0] / "report.html").stat().st_size > 1e6
     assert "concatenated, 768 dimensions" in shell(ensemble, clone, tmp_path)
 
     images = clone / "Datasets" / "glyphs" / "images"

@@ -52,6 +52,19 @@ def test_classes_held_out_for_validation_are_not_among_them(data):
     assert runs.last(folder)["data"]["trained_on"] == {"tiny": ["002.Class_2"]}
 
 
+def test_nor_is_the_fold_that_validates(tmp_path, capsys):
+    """Whoever evaluates such a checkpoint gets the same fold; another one is refused."""
+    folder = runs.train(tmp_path, "--val_folds", 2, "--val_fold", 1)
+    assert runs.last(folder)["data"]["trained_on"] == {"tiny": ["001.Class_1", "002.Class_2"]}
+    for file in folder.glob("checkpoint_*"):
+        capsys.readouterr()
+        assert evaluate(file) == 0
+        assert "Val" in capsys.readouterr().out
+        assert evaluate(file, "--val_fold", 0) == 2
+        assert capsys.readouterr().err.splitlines() == [REFUSED.format(
+            "2 of the 2 validation classes", "'001.Class_1', '002.Class_2'")]
+
+
 def test_a_training_class_that_moved_into_the_test_is_refused_by_name(data, capsys):
     """Two test classes are deleted: the halves are two and two, and the third class tests."""
     folder = runs.train(data)

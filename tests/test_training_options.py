@@ -5,6 +5,7 @@ Every test compares with the run without the option, so that an option without e
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -108,7 +109,7 @@ def test_criteria_and_miners_compute_in_float32_outside_autocast(tree):
         if hasattr(criterion, "batchminer"):
             criterion.batchminer = watch(f"miner of {feature.name}", criterion.batchminer)
     train(training, alone=False)
-    assert len(seen) == len(ALL) + 1 + 3
+    assert len(seen) == len(ALL) + 1 + 6    # decorrelation, and the miners of six features
     assert all(value == {(torch.float32, False)} for value in seen.values()), seen
 
 
@@ -234,13 +235,14 @@ def test_a_cache_in_memory_reads_no_file_twice(tree, monkeypatch):
         steps(tree)
 
 
-OPTIMISERS = {"adam": [], "sgd": ["--optim", "sgd"]}
+OPTIMISERS = {"adam": [], "adamw": ["--optim", "adamw"], "sgd": ["--optim", "sgd"]}
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("fc_lr", [None, 0.02, 0])
 def test_two_steps_of_the_optimiser(tree, name, fc_lr):
-    """Adam and SGD with momentum 0.9 by their formulas; decay on the network alone; --fc_lr."""
+    """Adam, AdamW and SGD with momentum 0.9 by their formulas; decay on all of the network and on
+    nothing else; --fc_lr."""
     argv = [] if fc_lr is None else ["--fc_lr", fc_lr]
     training, seen, start = steps(tree, "--lr", 1e-3, "--decay", 0.1, "--loss_margin_beta_lr", 0.05,
                                   *OPTIMISERS[name], *argv)
@@ -251,7 +253,11 @@ def test_two_steps_of_the_optimiser(tree, name, fc_lr):
         expected = start[key].double()
         first = second = torch.zeros_like(expected)
         for t, step in enumerate(seen, 1):
-            gradient = step.gradients[key].double() + (0 if is_criterion else 0.1) * expected
+            gradient, decay = step.gradients[key].double(), 0 if is_criterion else 0.1
+            if name == "adamw":
+                expected = expected - lr * decay * expected
+            else:
+                gradient += decay * expected
             if name == "sgd":
                 first = 0.9 * first + gradient
                 expected = expected - lr * first
@@ -274,6 +280,7 @@ SCHEDULES = {
     "step": (["--tau", 1, 3, "--gamma", 0.5], lambda e: 0.5 ** ((e >= 1) + (e >= 3))),
     "exp": (["--scheduler", "exp", "--gamma", 0.7], lambda e: 0.7**e),
     "none": (["--scheduler", "none", "--tau", 1, "--gamma", 0.5], lambda e: 1),
+    "cosine": (["--scheduler", "cosine"], lambda e: (1 + math.cos(math.pi * e / 5)) / 2),
 }
 
 
@@ -281,12 +288,38 @@ SCHEDULES = {
 def test_learning_rates_over_the_epochs(tree, name):
     """Of all groups, as logged by each epoch and as its steps have used them."""
     argv, factor = SCHEDULES[name]
-    training = runs.assembled(tree, *SMALLEST, *argv, "--lr", 1e-3, "--fc_lr", 0.02,
-                              "--loss_margin_beta_lr", 0.3)
+    logged, used = learning_rates(tree, *argv)
+    for epoch in range(5):
+        expected = {group: pytest.approx(lr * factor(epoch)) for group, lr in RATES.items()}
+        assert logged[epoch] == used[2 * epoch] == used[2 * epoch + 1] == expected
+
+
+@pytest.mark.parametrize("name", [*SCHEDULES, "whole run"])
+def test_learning_rates_rise_in_every_step_before_they_fall(tree, name):
+    """Over two epochs, or all five; what is logged are those of an epoch's last step."""
+    argv, factor = SCHEDULES.get(name, (["--scheduler", "cosine"], None))
+    if name == "cosine":
+        def factor(e):
+            return (1 + math.cos(math.pi * e / 3)) / 2
+    n = 10 if name == "whole run" else 4
+    logged, used = learning_rates(tree, *argv, "--warmup_epochs", n // 2)
+    factors = [(t + 1) / n if t < n else factor((t - n) // 2) for t in range(10)]
+    for t in range(10):
+        assert used[t] == {group: pytest.approx(lr * factors[t]) for group, lr in RATES.items()}
+    assert logged == used[1::2]
+
+
+RATES = {"network": 1e-3, "heads": 0.02, "criterion of discriminative": 0.3}
+
+
+def learning_rates(tree, *argv) -> tuple[list[dict], list[dict]]:
+    """Those logged by five epochs, and those used by their ten steps."""
+    training = runs.assembled(tree, *SMALLEST, "--n_epochs", 5, *argv, "--lr", 1e-3, "--fc_lr",
+                              0.02, "--loss_margin_beta_lr", 0.3)
     logged, used, step = [], [], training.scaling.step
 
     class Logger:
-        def log(self, split, group, segments):
+        def log(self, split, group, segments, best="none"):
             if group == "Learning rate":
                 logged.append(segments)
 
@@ -295,10 +328,7 @@ def test_learning_rates_over_the_epochs(tree, name):
     training.record.logger = Logger()
     for epoch in range(5):
         training.train_epoch(epoch)
-    base = {"network": 1e-3, "heads": 0.02, "criterion of discriminative": 0.3}
-    for epoch in range(5):
-        expected = {group: pytest.approx(lr * factor(epoch)) for group, lr in base.items()}
-        assert logged[epoch] == used[2 * epoch] == used[2 * epoch + 1] == expected
+    return logged, used
 
 
 def best_epochs(folder) -> dict[str, int]:

@@ -16,7 +16,8 @@ def options(source_path: Path | str, **given) -> Namespace:
         "source_path": str(source_path), "bs": 4, "seed": 1, "arch": "resnet18_normalize",
         "crop_size": 24, "resize": 32, "augmentation": "base", "diva_features": ["discriminative"],
         "realistic_augmentation": False, "realistic_main_augmentation": False,
-        "train_val_split": 1, "train_val_split_by_class": False, "kernels": 0,
+        "train_val_split": 1, "train_val_split_by_class": False, "val_folds": None,
+        "val_fold": None, "kernels": 0,
         "channels_last": False, "cache": "none", "skip_broken_images": False,
         "evaluate_only": False, "train_metrics": False, "loss": "margin",
         "batch_mining": "distance", "diva_sharing": "random", "diva_intra": "random"}

@@ -141,9 +141,7 @@ class Processes(Alone):
     def accept(self, network: nn.Module, *others: nn.Module) -> None:
         for module in (network, *others):
             self.from_first(module)
-        random = {type(module).__name__ for module in network.modules()
-                  if type(module).__name__.startswith(DROPOUT)}
-        if random:
+        if random := dropping(network):
             print(f"{', '.join(sorted(random))}: drawn on each process for itself, so that the "
                   "run differs from that of one process.", flush=True)
 
@@ -370,6 +368,13 @@ def status(error: BaseException) -> int:
     if isinstance(error, interrupt.Interrupted):
         return 128 + error.signum
     return error.status if isinstance(error, Ended) else 2 if isinstance(error, UserError) else 1
+
+
+def dropping(network: nn.Module) -> set[str]:
+    """The classes of layers of `network` that leave something out at random in training."""
+    return {type(module).__name__ for module in network.modules()
+            if type(module).__name__.startswith(DROPOUT)
+            and getattr(module, "p", getattr(module, "drop_prob", 1))}
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

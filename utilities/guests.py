@@ -1,9 +1,15 @@
-"""Objects of pytorch-metric-learning by name: `pml:ContrastiveLoss`, with arguments from JSON."""
+"""Objects of pytorch-metric-learning by name: `pml:ContrastiveLoss`, with arguments from JSON.
+
+Versions 2 and 3 of the library are used alike, by what the documentation of both says: the packages
+below, the names in them, arguments by keyword, `loss(embeddings, labels, indices)` and
+`miner(embeddings, labels)`, and tuples of three or four index tensors, named or not.
+"""
 
 import contextlib
 import importlib
 import importlib.metadata
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,7 +18,7 @@ from utilities import registry
 from utilities.errors import RunError, TrainingError, UserError, refuse
 from utilities.options import GUEST
 
-INSTALL = 'pip install "pytorch-metric-learning>=2.7,<3"'
+INSTALL = 'pip install "pytorch-metric-learning>=2.7,<4"'
 FOLDERS = ("losses", "miners", "distances", "reducers", "regularizers")
 
 
@@ -78,19 +84,21 @@ def build(name: str, folder: str, arguments: dict, *, flag: str, arguments_flag:
 
 def find(name: str, folders: Sequence[str], *, flag: str) -> type:
     """The class that "pml:<ClassName>" names in one of the library's `folders`; UserError where it
-    has none, and where the library is not installed or of version 3, whose interface differs."""
+    has none, and where the library is not installed or of a version whose interface is not known.
+    """
     try:
         version = importlib.metadata.version("pytorch-metric-learning")
-        if int(version.split(".")[0]) >= 3:
+        if not (2, 7) <= tuple(map(int, re.findall(r"\d+", version)[:2])) < (4,):
             refuse(flag, f"{name!r} given, but pytorch-metric-learning {version} is installed",
-                   f"version 2.7 or later, below 3 ({INSTALL})")
+                   f"version 2.7 or later, below 4 ({INSTALL})")
         modules = [importlib.import_module(f"pytorch_metric_learning.{folder}")
                    for folder in folders]
     except ImportError as error:
         raise UserError(f"{flag}: {name!r} needs a library that is not installed ({error}); "
                         f"{INSTALL}") from error
     classes = {GUEST + key: value for module in modules for key, value in vars(module).items()
-               if inspect.isclass(value) and not key.endswith("Mixin")}
+               if inspect.isclass(value) and not key.startswith("_")
+               and not key.endswith("Mixin")}
     return classes[registry.check(name, sorted(classes), flag=flag)]
 
 

@@ -28,23 +28,27 @@ Groups = Mapping[str, Sequence["Flag"]]
 
 
 class Range(NamedTuple):
-    """Numbers that an option may be: `low` (excluded where `above`) up to `high`, or `off`."""
+    """Numbers that an option may be: `low` (excluded where `above`) up to `high` (excluded where
+    `below`), or `off`."""
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     off: float | None = None
+    below: bool = False
 
     def __contains__(self, value) -> bool:
-        inside = self.low < value if self.above else self.low <= value
-        return value == self.off or (math.isfinite(value) and inside and value <= self.high)
+        inside = ((self.low < value if self.above else self.low <= value)
+                  and (value < self.high if self.below else value <= self.high))
+        return value == self.off or (math.isfinite(value) and inside)
 
     def __str__(self) -> str:
         """Follows "a number" in messages."""
         words = ""
         if math.isfinite(self.low):
             words = f" above {self.low}" if self.above else f" from {self.low}"
-            words += f" up to {self.high:.10g}" if math.isfinite(self.high) else (
+            end = "and below" if self.below else "up to"
+            words += f" {end} {self.high:.10g}" if math.isfinite(self.high) else (
                 "" if self.above else " upwards")
         return words + (f", or {self.off} (off)" if self.off is not None else "")
 
@@ -178,7 +182,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
             flag = find(name, known)
             if equals and flag.kind is bool:
                 refuse(flag.name, f"ignored explicit argument {value!r}", flag.form)
-            found.append((flag, [value] if equals else []))
+            found.append((flag, behind_equals(flag, value) if equals else []))
         elif found and (not loose or len(found[-1][1]) < found[-1][0].most):
             found[-1][1].append(word)
         elif loose:
@@ -201,6 +205,14 @@ def is_flag(word: str) -> bool:
     except ValueError:
         return word.startswith("-") and word != "-"
     return False
+
+
+def behind_equals(flag: Flag, value: str) -> list[str]:
+    """The words that `--flag=value` gives the flag: one, or those of a list, which an agent of
+    Weights & Biases writes as Python does: `['a', 'b']`."""
+    if flag.nargs is None or not (value.startswith("[") and value.endswith("]")):
+        return [value]
+    return [word.strip().strip("'\"") for word in value[1:-1].split(",") if word.strip()]
 
 
 def find(name: str, known: Mapping[str, Flag]) -> Flag:

@@ -49,10 +49,11 @@ class Record(Silent):
     def save(self, epoch: int, better: Sequence[tuple[str, str]], network: dict, state: dict
              ) -> None:
         """Writes a finished epoch: `network` as the best by each (evaltype, metric) in `better`,
-        and the whole `state`."""
+        and the whole `state`; W&B gets its point when that is done."""
         checkpoint.save_same([self.folder / run_folder.checkpoint_name(*name) for name in better],
                              network)
         self.last_state.save(state, epoch + 1)
+        self.logger.publish()
 
     def flush(self) -> None:
         """Writes the last whole epoch where it is only held in memory; signals wait meanwhile."""

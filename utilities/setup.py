@@ -1,4 +1,4 @@
-"""What is chosen once before a run: device, random state, optimiser, schedule."""
+"""What is chosen once before a run: device, random state, optimiser."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
+from torch.nn.utils import clip_grad_norm_
 
 from utilities import environment
 from utilities.errors import RunError, refuse
@@ -63,31 +63,36 @@ def seed(opt) -> None:
 
 
 def optimiser(opt, network: nn.Module, objective: nn.ModuleList) -> torch.optim.Optimizer:
-    """Adam or SGD over the trunk, the heads and the parameters of every criterion."""
+    """Adam, AdamW or SGD over the trunk, the heads and the parameters of every criterion. With
+    `--clip_grad` each step first clips the gradient of trunk and heads."""
     groups = network.parameter_groups(lr=opt.lr, fc_lr=opt.fc_lr, decay=opt.decay)
+    learned = [parameter for group in groups for parameter in group["params"]]
     groups += [group for feature in objective for group in feature.parameter_groups()]
     if opt.optim == "sgd":
         # When the scaler skips the first step, fused SGD keeps an uninitialised momentum.
         fused = opt.precision != "fp16"
-        return torch.optim.SGD(groups, lr=opt.lr, momentum=0.9, fused=fused, foreach=not fused)
-    return torch.optim.Adam(groups, lr=opt.lr, fused=True)
+        made = torch.optim.SGD(groups, lr=opt.lr, momentum=0.9, fused=fused, foreach=not fused)
+    else:
+        kind = torch.optim.AdamW if opt.optim == "adamw" else torch.optim.Adam
+        made = kind(groups, lr=opt.lr, fused=True)
+
+    def clip(*_) -> None:
+        clip_grad_norm_(learned, opt.clip_grad)
+
+    if opt.clip_grad:
+        made.register_step_pre_hook(clip)
+    return made
 
 
-def scheduler(opt, optimiser: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-    """The schedule of the learning rates over the epochs."""
-    if opt.scheduler == "exp":
-        return lr_scheduler.ExponentialLR(optimiser, opt.gamma)
-    milestones = opt.tau if opt.scheduler == "step" else []
-    return lr_scheduler.MultiStepLR(optimiser, milestones, opt.gamma)
-
-
-def compile_parts(device: torch.device, *parts: nn.Module) -> None:
+def compile_parts(opt, device: torch.device, *parts: nn.Module) -> None:
     """`--compile`: compiles the forward pass of each part; UserError where torch cannot compile."""
+    if not opt.compile:
+        return
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
     except Exception as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         refuse("--compile", f"torch cannot compile here: {reason}",
                "a C++ compiler installed, or without --compile")
-    for part in parts:
+    for part in dict.fromkeys(parts):
         part.compile()

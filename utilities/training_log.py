@@ -9,15 +9,16 @@ import torch
 def log_training(logger, epoch: int, means: dict[str, float], seconds: float, n_images: int, *,
                  objective: Sequence, teaching, optimiser: torch.optim.Optimizer) -> None:
     """means: of the epoch's steps, by `Monitor`; seconds: that they took, for n_images images.
-    objective: the features, which log scalars of their own; teaching: their shares of the gradient.
+    objective: the features, which log scalars of their own; teaching: their shares of the gradient;
+    optimiser: its learning rates are those of the last step.
     """
     log, speed = logger.log, n_images / seconds
     print(f"Epoch {epoch}: loss {means['loss']:.4f}, {speed:.1f} images/s", flush=True)
-    for name, value in {"epochs": epoch, "time": seconds, "images per second": speed,
-                        "loss": means["loss"]}.items():
+    for name, value in {"epochs": epoch, "time": seconds, "images per second": speed}.items():
         log("Train", name, {name: value})
+    log("Train", "loss", {"loss": means["loss"]}, best="min")
     mean_losses = {feature.name: means[f"Loss: {feature.name}"] for feature in objective}
-    log("Train", "Loss", mean_losses)
+    log("Train", "Loss", mean_losses, best="min")
     for feature in objective:
         for group, segments in feature.scalars(mean_losses[feature.name]).items():
             log("Train", group, segments)

@@ -3,6 +3,13 @@
 Where W&B cannot be reached, refuses the key or gets lost later, the run goes on offline, says so
 once, and keeps what is logged for `wandb sync`. The key is handed to the client in memory: it is in
 no file, environment, child's arguments or config.
+
+W&B's step is the epoch, and a resumed run continues its curve: the client drops a point whose step
+W&B has, so the run begins behind W&B's last one. Offline there is nobody to ask for that; epochs
+that a killed process had logged and not saved (`--save_every`) are then logged again.
+
+The summary holds each score's best value, written here after each point. The client's own
+`define_metric(summary="max")` forgets what a run reached before it was resumed.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ import contextlib
 import os
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +29,25 @@ from utilities.terminal import escaped, shell_word
 INIT_SECONDS = 8  # to connect; the client takes up to 5 more to start and give up
 FINISH_SECONDS = 60  # to upload what is left at the end
 MAX_BINS = 512  # of a histogram on W&B
+MAX_TAG, MAX_NAME = 64, 128  # characters; W&B refuses longer ones
+EPOCH = "Train: epochs"  # the key that charts have as their horizontal axis
 CLIENT = "by the client's own settings (WANDB_MODE)"
-# Of the client: its messages would repeat ours, and its error reports delay the end of a run by
-# 10 s where there is no network.
-SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
+# Of the client: its messages would repeat ours, its error reports delay the end of a run by 10 s
+# where there is no network, and a process that is killed would lose the points of the last 15 s.
+SETTINGS = {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false",
+            "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": "1"}
 
 
 class NoRun:
     """Takes everything and does nothing."""
 
     id: str | None = None
+    logged = -1
+    before: dict[str, float] | None = None
 
     def start(self) -> None: ...
 
-    def log(self, values: dict[str, Any], step: int) -> None: ...
+    def log(self, values: dict[str, Any], epoch: int, best: dict[str, float]) -> None: ...
 
     def picture(self, name: str, path: str | Path) -> None: ...
 
@@ -43,27 +56,36 @@ class NoRun:
 
 class WandbRun:
     """mode: online or offline; the client's settings (WANDB_MODE) may only restrict it.
-    key: with None the client looks in the environment and in its login."""
+    key: with None the client looks in the environment and in its login. `id` is the run's on W&B,
+    `logged` the last epoch that W&B has, -1 for none, `before` the summary up to it; `last` that of
+    the training."""
 
     def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
-                 entity: str | None, key: str | None, mode: str, config: dict[str, Any]):
+                 entity: str | None, tags: Sequence[str], key: str | None, mode: str,
+                 last: int, config: dict[str, Any]):
         self.folder, self.mode, self.config = Path(folder), mode, config
         self.destination = {field: text and escaped(text) for field, text in {
-            "project": project, "group": group, "name": name, "entity": entity}.items()}
-        self.key = key
+            "project": project, "group": group, "name": name[:MAX_NAME], "entity": entity}.items()}
+        self.tags = list(dict.fromkeys(escaped(tag)[:MAX_TAG] for tag in tags))
+        self.key, self.last = key, last
         self.id: str | None = None
         self.run = None
+        self.logged, self.before = -1, {}
         self.told = False
+        self.best: dict[str, float] | None = None   # of the last point, None before the first
         self.pictures: dict[str, str] = {}
 
     @classmethod
     def from_opt(cls, opt, folder: str | Path, config: dict[str, Any]) -> WandbRun:
-        return cls(folder, project=opt.project, group=opt.group, name=opt.savename,
-                   entity=opt.wandb_entity, key=opt.wandb_key, mode=opt.wandb_mode, config=config)
+        tags = [opt.dataset, opt.arch, opt.loss, *opt.diva_features]
+        return cls(folder, project=opt.project, group=opt.group, name=opt.savename, tags=tags,
+                   entity=opt.wandb_entity, key=opt.wandb_key, mode=opt.wandb_mode, config=config,
+                   last=opt.n_epochs - 1)
 
     def start(self) -> None:
-        """Starts the run under `id`, a new one where that is None."""
-        self.id = self.id or secrets.token_hex(4)
+        """Starts the run under `id`. Where that is None, under the one that a sweep's agent or the
+        user has put into the environment, or a new one."""
+        self.id = self.id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         # The client records the command line.
         sys.argv[:] = [escaped(word.replace(self.key or "***", "***")) for word in sys.argv]
         for name, value in SETTINGS.items():
@@ -74,19 +96,23 @@ class WandbRun:
             mode = wandb.setup().settings.mode
             mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
             if mode not in ("online", "offline"):
-                self.run = self._init(mode)
+                self._init(mode)
                 self._tell(f"{mode}, {CLIENT}")
             elif mode == "offline":
                 self._go_offline(f"offline, {CLIENT}")
             elif self.mode == "offline":
                 self._go_offline("offline, by --wandb_mode")
             else:
-                self.run = self._init("online")
+                self._init("online")
+                saved, self.logged = self.logged, self.run.starting_step - 1
                 print(f"W&B: {self.run.url}", flush=True)
+                if self.logged > saved:
+                    print(f"W&B: epochs up to {self.logged} are there and not sent again",
+                          flush=True)
         except Exception as error:
             self._go_offline(f"cannot log online ({_reason(error)})")
 
-    def _init(self, mode: str):
+    def _init(self, mode: str) -> None:
         import wandb
 
         str(self.folder).encode()   # an error here, where the client would print tracebacks
@@ -94,9 +120,12 @@ class WandbRun:
         settings = wandb.Settings(quiet=True, init_timeout=INIT_SECONDS,
                                   login_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS,
                                   finish_timeout_raises=True, **key)
-        return wandb.init(**self.destination, id=self.id, resume="allow", mode=mode,
-                          config=self.config, allow_val_change=True, dir=str(self.folder),
-                          settings=settings)
+        self.run = wandb.init(**self.destination, tags=self.tags, id=self.id, resume="allow",
+                              mode=mode, config=self.config, allow_val_change=True,
+                              dir=str(self.folder), settings=settings)
+        self.id = self.run.id   # in a sweep that of its agent, whatever was asked for
+        self.run.define_metric(EPOCH)
+        self.run.define_metric("*", step_metric=EPOCH)
 
     def _go_offline(self, reason: str) -> None:
         """Continues in an offline run of the same id, so that `wandb sync` unites them."""
@@ -105,7 +134,8 @@ class WandbRun:
 
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
-            self.run = self._init("offline")
+            self._init("offline")
+            self.run.summary.update(self.before)    # since the upload replaces the summary
             kept = f"upload what is logged from here on with {self._sync_command}"
         except Exception as error:
             self.run, kept = None, "nothing is logged there from here on"
@@ -117,27 +147,37 @@ class WandbRun:
     def _sync_command(self) -> str:
         return f"`wandb sync {shell_word(Path(self.run.dir).parent)}`"
 
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """One point at `step`; arrays become histograms of one bar per entry."""
-        if self.run is None:
+    def log(self, values: dict[str, Any], epoch: int, best: dict[str, float]) -> None:
+        """One point, unless W&B has that epoch from before the run was resumed; arrays become
+        histograms of one bar per entry. best: {key: value} for the summary, where that of other
+        keys is the last value."""
+        if self.run is None or epoch <= self.logged:
             return
+        self.best, commit = best, epoch < self.last     # the last point waits for pictures
         try:
-            self.run.log(self._point(values), step=step)
+            self._send(values, epoch, commit)
         except Exception as error:
-            self._go_offline(f"lost at step {step} ({_reason(error)})")
+            self._go_offline(f"lost at step {epoch} ({_reason(error)})")
             with contextlib.suppress(Exception):
-                self.run.log(self._point(values), step=step)
-        self.pictures = {}
+                self._send(values, epoch, commit)
+        self.logged, self.pictures = epoch, {}
+
+    def _send(self, values: dict[str, Any], epoch: int, commit: bool) -> None:
+        """Adds the values and the pictures that wait to the epoch's point, and commits it."""
+        self.run.log(self._point(values), step=epoch, commit=commit)
+        self.run.summary.update(self.best)
 
     def _point(self, values: dict[str, Any]) -> dict[str, Any]:
         import wandb
 
         point = {key: value if isinstance(value, (int, float)) else _histogram(value)
                  for key, value in values.items()}
-        return point | {name: wandb.Image(path) for name, path in self.pictures.items()}
+        return point | {name: wandb.Image(path) for name, path in self.pictures.items()
+                        if os.path.isfile(path)}    # the user may have moved it
 
     def picture(self, name: str, path: str | Path) -> None:
-        """Shows the image file at `path` with the next point, or at the end of the run."""
+        """Shows the image file at `path` with the next point, or at the end with the last; where a
+        run ends early, when it is resumed."""
         self.pictures[name] = str(path)
 
     def finish(self, exit_code: int = 0) -> None:
@@ -145,8 +185,8 @@ class WandbRun:
         if self.run is None:
             return
         try:
-            if self.pictures:
-                self.run.log(self._point({}))
+            if self.best is not None and self.logged == self.last:
+                self._send({}, self.last, commit=True)
             self.run.finish(exit_code=exit_code)
         except Exception as error:
             self._tell(f"lost at the end ({_reason(error)}); upload what is missing with "

@@ -17,6 +17,10 @@ from utilities.errors import UserError
     ("resnet50_normalize_frozen", ("resnet50", True, True)),
     ("bninception_normalize", ("bninception", False, True)),
     ("resnext50_32x4d_frozen", ("resnext50_32x4d", True, False)),
+    ("timm:resnet18", ("timm:resnet18", False, False)),
+    ("timm:vit_small_patch16_224.dino_frozen_normalize",
+     ("timm:vit_small_patch16_224.dino", True, True)),
+    ("timm:a-model.with_4x-tag_normalize", ("timm:a-model.with_4x-tag", False, True)),
 ])
 def test_reads_backbone_and_suffixes_in_any_order(arch, expected):
     assert architectures.parse(arch) == expected
@@ -25,7 +29,9 @@ def test_reads_backbone_and_suffixes_in_any_order(arch, expected):
 @pytest.mark.parametrize("arch", [
     "", "_", "frozen", "frozen_normalize", "_frozen", "resnet50_", "resnet50__frozen",
     "resnet50_frozen_frozen", "resnet50_normalize_frozen_normalize", "frozen_resnet50",
-    "resnet50_frozen_v2", "resnet50-frozen", "resnet50 frozen", "resnet/50"])
+    "resnet50_frozen_v2", "resnet50-frozen", "resnet50 frozen", "resnet/50",
+    "timm:", "timm:_frozen", "timm:frozen", "timm:hf-hub:a", "timm:a/b", "timm:a_frozen_b",
+    "resnet18.dino"])
 def test_refuses_what_is_not_of_the_grammar(arch):
     with pytest.raises(UserError, match=r"^--arch: cannot read .*; accepted: .*frozen.*normalize"):
         architectures.parse(arch)
@@ -45,6 +51,7 @@ def test_what_is_put_together_is_taken_apart(backbone, given_suffixes):
 
 def test_parsing_needs_no_torch():
     code = ("import sys, architectures; architectures.parse('resnet50_frozen'); "
+            "architectures.usual_crop('timm:vit_small_patch16_224.dino'); "
             "sys.exit('torch' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

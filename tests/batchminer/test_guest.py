@@ -32,8 +32,6 @@ def test_a_triplet_miner_answers_as_the_library_does(select, batch):
 
 
 def test_pairs_become_all_triplets_of_an_anchor(select, batch):
-    from pytorch_metric_learning.utils.loss_and_miner_utils import convert_to_triplets
-
     embeddings, labels = batch
     miner = select("MultiSimilarityMiner", '{"epsilon": 0.2}')
     raw = miner.raw(embeddings, labels)
@@ -43,7 +41,6 @@ def test_pairs_become_all_triplets_of_an_anchor(select, batch):
     found = miner(embeddings, labels)
     assert found.valid.all() and len(found.valid) == len(expected) > 10
     assert set(zip(*(rows.tolist() for rows in found[:3]), strict=True)) == expected
-    assert all(map(torch.equal, found, convert_to_triplets(raw, labels)))
 
 
 @pytest.mark.parametrize("name", [
@@ -92,5 +89,5 @@ def test_what_does_not_fit_is_refused_in_one_line(select, name, arguments, messa
 def test_a_missing_library_is_named_with_how_to_install_it(select, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning", None)
     monkeypatch.delitem(sys.modules, "pytorch_metric_learning.miners", raising=False)
-    with pytest.raises(UserError, match=r'^--batch_mining: .*"pytorch-metric-learning>=2\.7,<3"$'):
+    with pytest.raises(UserError, match=r'^--batch_mining: .*"pytorch-metric-learning>=2\.7,<4"$'):
         select("TripletMarginMiner")

@@ -159,6 +159,46 @@ def test_features_of_one_loss_own_separate_parameters(assemble):
     assert [group["weight_decay"] for f in objective for group in f.parameter_groups()] == [0] * 3
 
 
+ENSEMBLE = ("discriminative", "ensemble_1", "ensemble_2", "ensemble_3")
+
+
+def test_ensemble_heads_are_taught_like_discriminative_each_by_its_own_criterion(assemble):
+    network, objective = assemble(*ENSEMBLE, argv=["--batch_mining", "semihard"])
+    assert features.formula(objective) == (
+        "L = L_discriminative + L_ensemble_1 + L_ensemble_2 + L_ensemble_3  (no decorrelation)")
+    assert {feature.criterion.batchminer.name for feature in objective} == {"semihard"}
+    step = features.forward(network, objective, batch())
+    for feature in objective:
+        torch.manual_seed(3)
+        expected = copy.deepcopy(feature.criterion)(step.embeddings[feature.name],
+                                                    step.batch.labels)
+        torch.manual_seed(3)
+        assert feature.loss(step).equal(expected)
+    sum(feature.loss(step) for feature in objective).backward()
+    assert len({id(f.criterion.beta) for f in objective}) == len(ENSEMBLE)
+    for name in ENSEMBLE:
+        assert network.heads[name].weight.grad.any()
+
+
+def test_ensemble_heads_draw_tuples_and_proxies_of_their_own(assemble):
+    """Of equal embeddings each gets other tuples, in the one random stream of a step."""
+    _, objective = assemble(*ENSEMBLE)
+    same = nn.functional.normalize(torch.randn(B, D), dim=1)
+    step = features.Step(batch(), dict.fromkeys(ENSEMBLE, same), None, {}, {})
+    mined = [feature.criterion.batchminer(same, step.batch.labels)[2].tolist()
+             for feature in objective]
+    assert len(set(map(tuple, mined))) == len(ENSEMBLE)
+    _, objective = assemble(*ENSEMBLE, argv=["--loss", "proxynca"])
+    assert len({feature.loss(step).item() for feature in objective}) == len(ENSEMBLE)
+
+
+def test_an_ensemble_can_be_decorrelated(assemble):
+    _, objective = assemble(*ENSEMBLE[:2], argv=["--diva_decorrelations",
+                                                 "ensemble_1-discriminative"])
+    assert features.formula(objective) == (
+        "L = L_discriminative + L_ensemble_1 + 1500 c(ensemble_1 -> discriminative)")
+
+
 def test_the_key_network_starts_as_a_copy_and_follows_by_momentum(assemble):
     network, objective = assemble("selfsimilarity", argv=["--diva_moco_momentum", 0.75])
     feature, = objective

@@ -280,20 +280,20 @@ def test_a_loss_with_vectors_of_its_own_needs_none_unless_tuples_are_mined(selec
 def test_a_missing_library_is_named(select, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_metric_learning.losses", None)
     with pytest.raises(UserError, match=r"^--loss: 'pml:ContrastiveLoss' needs .* "
-                                        r'pip install "pytorch-metric-learning>=2\.7,<3"$'):
+                                        r'pip install "pytorch-metric-learning>=2\.7,<4"$'):
         select("ContrastiveLoss")
 
 
-@pytest.mark.parametrize("version", ["3.0.0", "3.1.0.dev1", "10.2"])
+@pytest.mark.parametrize("version", ["2.6.1", "4.0.0", "4.1.0.dev1", "10.2"])
 def test_a_version_with_another_interface_is_refused(select, monkeypatch, version):
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     with pytest.raises(UserError, match=(
             rf"^--loss: 'pml:ContrastiveLoss' given, but pytorch-metric-learning {version} is "
-            r'installed; accepted: .*\(pip install "pytorch-metric-learning>=2\.7,<3"\)$')):
+            r'installed; accepted: .*\(pip install "pytorch-metric-learning>=2\.7,<4"\)$')):
         select("ContrastiveLoss")
 
 
-@pytest.mark.parametrize("version", ["2.7.0", "2.9.0"])
+@pytest.mark.parametrize("version", ["2.7.0", "2.9.0", "2.10.0", "3.0.0rc1", "3.1"])
 def test_supported_versions_are_not_refused(select, x, monkeypatch, version):
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
     assert select("ContrastiveLoss")(x, LABELS).isfinite()

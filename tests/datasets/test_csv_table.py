@@ -231,6 +231,8 @@ def test_validation_by_images_and_by_classes_where_there_are_queries(tmp_path):
     splits = select(tmp_path, trees.table_rows(), train_val_split=0.5)
     assert splits["training"].labels.tolist() == splits["validation"].labels.tolist() == [
         0, 0, 1, 1, 2, 2]
+    splits = select(tmp_path, trees.table_rows(), val_folds=3, val_fold=2)
+    assert splits["validation"].class_names == ["3"]
     splits = select(tmp_path, trees.table_rows(8, queries=True), train_val_split=0.5)
     assert splits["training"].class_names == ["2", "4"]
     assert splits["validation_query"].class_names == ["1", "3"]

@@ -4,7 +4,9 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import architectures
 import datasets
+from architectures import Inputs
 from datasets import cache, device_cache
 from datasets.dataset import collate
 from datasets.loader import Loader
@@ -44,9 +46,17 @@ def both(tree, split, **given):
     return dataset, *batches
 
 
+@pytest.fixture
+def bicubic(monkeypatch):
+    """A backbone that wants images to be resized so, without timm."""
+    monkeypatch.setitem(architectures.INPUTS, "resnet34", Inputs(interpolation="bicubic"))
+
+
+@pytest.mark.usefixtures("bicubic")
 @pytest.mark.parametrize("split", ["training", "evaluation"])
 @pytest.mark.parametrize(("given", "coloured"), [
     ({}, ()), ({"augmentation": "red"}, ()), ({"arch": "bninception"}, ()),
+    ({"arch": "resnet34"}, ()), ({"arch": "resnet34", "augmentation": "red"}, ()),
     ({"augmentation": "adv"}, ("images", "second_views")),
     ({"realistic_augmentation": True}, ("second_views",))], ids=str)
 def test_views_agree_with_those_of_the_files_within_rounding(tree, split, given, coloured):

@@ -44,6 +44,15 @@ def test_validation_is_by_class_half_query_half_gallery(tmp_path):
     assert np.array_equal(splits["validation"].labels, np.repeat([0, 1, 2], 4))
 
 
+def test_so_is_a_fold(tmp_path):
+    trees.in_shop(tmp_path / "in-shop", n_classes=12, n_images=4)
+    splits = datasets.select("in-shop", trees.options(tmp_path, val_folds=3, val_fold=2))
+    assert splits["validation"].class_names == ["id_00000005", "id_00000006"]
+    query, gallery = splits["validation_query"], splits["validation_gallery"]
+    assert query.labels.tolist() == gallery.labels.tolist() == [0, 0, 1, 1]
+    assert not set(query.paths) & set(gallery.paths)
+
+
 ROW = "img/WOMEN/Dresses/id_00000001/01_1_front.jpg"
 HEADER = "image_name item_id evaluation_status"
 

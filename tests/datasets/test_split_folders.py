@@ -29,6 +29,9 @@ def test_with_both_val_is_the_validation_split(tmp_path):
     with pytest.raises(UserError, match=r"^--train_val_split: 0\.5 given, but the dataset has a "
                                         r"folder 'val'"):
         select(tmp_path, {"train_val_split": 0.5})
+    with pytest.raises(UserError, match=r"^--val_folds: 2 given, .* 'val' "
+                                        r".*; accepted: no --val_folds, or the folder without"):
+        select(tmp_path, {"val_folds": 2, "val_fold": 0})
 
 
 def test_without_a_validation_folder_a_share_is_held_out(tmp_path):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import datasets
-from datasets.splits import divide, n_held_out
+from datasets.splits import cut, divide, n_held_out
 from tests import trees
 from tests.utilities.test_files import ROOT
 from utilities.errors import UserError
@@ -82,6 +82,46 @@ def test_validation_by_class(tmp_path):
         assert splits[name].labels.tolist() == [0, 0, 1, 1]
 
 
+@given(st.integers(2, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n))))
+def test_folds_are_contiguous_equal_blocks_that_validate_each_class_once(numbers):
+    n, folds = numbers
+    classes = [[(f"{c}.jpg", str(c))] for c in range(n)]
+    blocks = []
+    for fold in range(folds):
+        training, block = cut(classes, trees.options("", val_folds=folds, val_fold=fold), False)
+        assert training == [group for group in classes if group not in block]
+        blocks.append(block)
+    assert [group for block in blocks for group in block] == classes
+    assert [len(block) for block in blocks] == [n // folds + (i < n % folds) for i in range(folds)]
+
+
+def test_a_fold_of_the_training_classes_validates(tmp_path, capsys):
+    trees.class_folders(tmp_path / "cub200", n_classes=14, n_images=2)
+    splits = datasets.select("cub200", trees.options(tmp_path, val_folds=3, val_fold=1))
+    assert splits["training"].class_names == [f"{c:03d}.Class_{c}" for c in (1, 2, 3, 6, 7)]
+    assert splits["validation"].class_names == ["004.Class_4", "005.Class_5"]
+    assert splits["validation"].labels.tolist() == [0, 0, 1, 1]
+    assert splits["testing"].class_names[0] == "008.Class_8"
+    assert splits["evaluation"].paths == splits["training"].paths
+    assert capsys.readouterr().out == (
+        "--val_folds 3 --val_fold 1: 10 of 14 training images stay, a share of 0.714\n")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"val_folds": 4, "val_fold": 0},
+     "--val_folds: 4 given, but the dataset has 3 training classes; accepted: at most one fold for "
+     "each"),
+    ({"val_folds": 2, "val_fold": 0},
+     "--dataset: 'cub200' has 1 training class with --val_folds 2, but --diva_features "
+     "discriminative learns what tells 2 classes apart; accepted: "),
+])
+def test_folds_that_leave_too_little_are_refused(tmp_path, options, message):
+    trees.class_folders(tmp_path / "cub200", n_classes=6, n_images=4)
+    with pytest.raises(UserError) as error:
+        datasets.select("cub200", trees.options(tmp_path, **options))
+    assert str(error.value).startswith(message)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     ({"bs": 13}, "--bs: 13 is more than the 12 training images of --dataset cub200; accepted: at "
                  "most 12"),
@@ -139,6 +179,10 @@ def test_held_out_classes_of_one_image_give_no_queries(tmp_path):
     opt = trees.options(tmp_path, train_val_split=0.5, bs=2)
     with pytest.raises(UserError, match=r"^--train_val_split: 0\.5 leaves nothing for "
                        r"validation_query .*; accepted: 1 for no validation split, or a smaller"):
+        datasets.select("in-shop", opt)
+    opt = trees.options(tmp_path, val_folds=2, val_fold=1, bs=2)
+    with pytest.raises(UserError, match=r"^--val_folds: 2 leaves nothing for validation_query .*; "
+                                        r"accepted: fewer folds, or another --val_fold"):
         datasets.select("in-shop", opt)
 
 

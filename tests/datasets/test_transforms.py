@@ -35,23 +35,25 @@ def test_a_training_view_is_a_square_of_bytes_whatever_the_images_size(name, siz
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("crop", [24, 27, 32])
-def test_evaluation_resizes_the_short_side_takes_the_centre_and_draws_nothing(size, crop):
+@pytest.mark.parametrize("by", ["bilinear", "bicubic"])
+def test_evaluation_resizes_the_short_side_takes_the_centre_and_draws_nothing(size, crop, by):
     image, short = trees.picture(2, size), min(size)
     sides = [32 * side // short for side in size]
     left, top = (round((side - crop) / 2) for side in sides)
-    wanted = image.resize(sides, Image.Resampling.BILINEAR).crop(
+    wanted = image.resize(sides, Image.Resampling[by.upper()]).crop(
         (left, top, left + crop, top + crop))
     for seed in range(2):
-        view = augment(evaluation_transform(crop, 32), image, seed)
+        view = augment(evaluation_transform(crop, 32, by), image, seed)
         assert np.array_equal(view, pixels(wanted))
 
 
 @pytest.mark.parametrize("size", [(400, 2), (2, 401), (331, 30), (31, 350), (300, 1), (999, 60)])
-def test_a_long_image_is_cut_before_it_is_enlarged_to_the_same_pixels(size, monkeypatch):
+@pytest.mark.parametrize("by", ["bilinear", "bicubic"])
+def test_a_long_image_is_cut_before_it_is_enlarged_to_the_same_pixels(size, by, monkeypatch):
     noise = np.random.default_rng(5).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
-    transforms = (evaluation_transform(24, 32), rotated_transform(25, 32),
-                  training_transform("red", 32, 40))
+    transforms = (evaluation_transform(24, 32, by), rotated_transform(25, 32, by),
+                  training_transform("red", 32, 40, by))
     wanted = [[augment(v2.Compose(transform.transforms), image, seed) for seed in range(4)]
               for transform in transforms]
     if min(size) < 32:
@@ -67,6 +69,16 @@ def test_an_image_of_20000_pixels_by_2_is_never_resized_whole(monkeypatch):
     for size in ((20000, 2), (2, 20000)):
         for transform in (evaluation_transform(224, 256), training_transform("red", 224, 256)):
             assert augment(transform, Image.new("RGB", size), 1).shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_views_are_resized_by_the_interpolation_that_is_asked_for(name):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    views = {by: augment(training_transform(name, 24, 32, by), image, 1).float()
+             for by in ("bilinear", "bicubic")}
+    assert torch.equal(views["bilinear"], augment(training_transform(name, 24, 32), image, 1))
+    assert views["bicubic"].std() > 1.02 * views["bilinear"].std()      # it is sharper
+    assert torch.corrcoef(torch.stack([*views.values()]).flatten(1))[0, 1] > 0.8    # of one box
 
 
 def test_a_view_follows_from_its_seed_alone():

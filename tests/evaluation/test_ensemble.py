@@ -1,6 +1,7 @@
 """Metrics of several runs, each alone and concatenated."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -58,6 +59,21 @@ def test_other_metrics_evaltypes_and_folders_may_be_given(folders, capsys):
                 folders[0].parents[2] / "data") == 0
     out = capsys.readouterr().out
     assert "nmi" in out.splitlines()[0] and "concatenated, 32 dimensions" in table(out)
+
+
+def test_runs_of_earlier_versions_are_read(folders, tmp_path, capsys):
+    """Their options end where those that came later begin."""
+    for folder in folders:
+        shutil.copytree(folder, tmp_path / folder.name)
+    for file in tmp_path.glob("*/checkpoint_*"):
+        state = torch.load(file, weights_only=True)
+        for name in architectures.LATER:
+            del state["options"][name]
+        torch.save(state, file)
+    assert call(ensemble, *folders, "--kernels", 0) == 0
+    expected = capsys.readouterr().out
+    assert call(ensemble, tmp_path, "--kernels", 0) == 0
+    assert capsys.readouterr().out == expected
 
 
 def test_the_concatenation_weighs_runs_alike():

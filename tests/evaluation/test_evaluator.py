@@ -11,18 +11,23 @@ from PIL import Image
 from torch import nn
 
 from datasets import Batch
-from evaluation.evaluator import Evaluator, Split, sample_retrievals
+from evaluation.evaluator import Evaluator, Split
+from evaluation.pictures import Pictures
 from utilities import checkpoint
 from utilities.logger import Logger
 
 FEATURES = ("discriminative", "shared")
+PICTURES = {"sample_recoveries.png", "worst_recoveries.png", "distances.svg", "distances.png",
+            "map.png"}
 BOTH = "Combined_discriminative_shared-1-1"
 
 
 class Dataset:
     def __init__(self, folder, n_classes=4, n_images=5, dim=3):
         folder.mkdir(exist_ok=True)
+        self.name = "tiny"
         self.labels = np.repeat(np.arange(n_classes), n_images)
+        self.class_names = [f"class {c}" for c in range(n_classes)]
         self.paths = [str(folder / f"{i}.png") for i in range(len(self.labels))]
         for path in self.paths:
             Image.new("RGB", (8, 8)).save(path)
@@ -59,13 +64,14 @@ class Network(nn.Module):
 
 @pytest.fixture
 def build(tmp_path):
-    def make(*splits, **given):
+    def make(*splits, plots="none", **given):
         loader = Loader(Dataset(tmp_path))
         splits = splits or [Split("Test", loader)]
         return Evaluator(splits, **{
             "features": FEATURES, "normalize": False, "evaltypes": ["discriminative", BOTH],
             "names": ["e_recall@1", "e_recall@2"], "storage_metrics": ["e_recall@1"],
-            "cluster_every": 1, "n_epochs": 10} | given)
+            "cluster_every": 1, "n_epochs": 10,
+            "pictures": Pictures(plots)} | given)
 
     return make
 
@@ -148,14 +154,6 @@ def test_a_file_that_is_query_and_gallery_is_left_out_of_its_own_neighbours(buil
     assert set(evaluator.last["metrics"]["discriminative"]["Test"].values()) == {0.0}
 
 
-def test_a_picture_of_a_small_gallery_does_not_show_the_query_as_its_neighbour():
-    images = Namespace(paths=["a", "b", "c"], labels=np.array([0, 0, 1]))
-    gallery = Namespace(paths=["b", "a"], labels=np.array([0, 0]))
-    split = Split("Test", *(Namespace(dataset=part) for part in (images, gallery)))
-    found = sample_retrievals(split, torch.tensor([[0, 1], [1, 0], [0, 1]]))
-    assert found == [[0, [0]], [2, [0, 1]]]
-
-
 def test_a_validation_split_chooses_if_there_is_one(build, tmp_path):
     loader = Loader(Dataset(tmp_path))
     evaluator = build(Split("Val", loader), Split("Test", loader), evaltypes=["discriminative"])
@@ -219,27 +217,48 @@ def test_queries_search_in_their_gallery(build, tmp_path, logger):
 
 @pytest.mark.parametrize(("plots", "drawn"), [("none", (False, False)), ("end", (False, True)),
                                               ("epoch", (True, True))])
-def test_retrievals_of_the_best_epoch_are_drawn_when_asked(build, logger, plots, drawn):
-    evaluator, picture = build(plots=plots), logger.folder / "sample_recoveries.png"
+def test_pictures_of_the_best_epoch_are_drawn_when_asked(build, logger, plots, drawn):
+    evaluator = build(plots=plots)
+
+    def all_there():
+        there = {name for name in PICTURES if (logger.folder / name).exists()}
+        assert there in (set(), PICTURES)
+        return bool(there)
+
     evaluator.evaluate(Network(), 0, logger)
-    during = picture.exists()
+    during = all_there()
     evaluator.finish(logger)
-    assert (during, picture.exists()) == drawn
+    assert (during, all_there()) == drawn
+    assert bool(evaluator.state_dict()["pictures"]) == (plots != "none")
 
 
-def test_a_worse_epoch_leaves_the_retrievals_as_they_are(build, logger):
+def test_pictures_have_stable_names_on_wandb(build, logger, monkeypatch):
+    shown = {}
+    monkeypatch.setattr(logger, "picture", lambda name, path: shown.update({name: path.name}))
+    build(plots="epoch").evaluate(Network(), 0, logger)
+    assert shown == {"Sample retrievals": "sample_recoveries.png", "Map": "map.png",
+                     "Worst retrievals": "worst_recoveries.png", "Distances": "distances.png"}
+
+
+def test_the_title_says_what_is_drawn(build, logger):
+    evaluator = build(plots="end", storage_metrics=["e_recall@2"])
+    evaluator.evaluate(Network(), 3, logger)
+    assert evaluator.pictures.found["title"] == [
+        "tiny, Test, epoch 3, e_recall@2 1.0000", "discriminative"]
+
+
+def test_a_worse_epoch_leaves_the_pictures_as_they_are(build, logger):
     evaluator = build(plots="end", evaltypes=["discriminative"])
     evaluator.evaluate(Network(), 0, logger)
-    samples = evaluator.samples
-    assert all(evaluator.splits[0].queries.dataset.labels[query]
-               == evaluator.splits[0].queries.dataset.labels[rows[0]] for query, rows in samples)
+    found, labels = evaluator.pictures.found, evaluator.splits[0].queries.dataset.labels
+    assert all(labels[query] == labels[rows[0]] for query, rows, _ in found["samples"])
 
     class Worse(Network):
         def forward(self, images):
             return dict.fromkeys(FEATURES, torch.randn_like(images)), images
 
     evaluator.evaluate(Worse(), 1, logger)
-    assert evaluator.samples == samples and evaluator.last["epoch"] == 1
+    assert evaluator.pictures.found is found and evaluator.last["epoch"] == 1
 
 
 def test_without_a_logger_nothing_is_written(build, tmp_path):
@@ -255,8 +274,12 @@ def test_a_resumed_evaluator_goes_on_where_it_was(build, logger, tmp_path):
     checkpoint.save(tmp_path / "state", evaluator.state_dict())
     resumed = build(plots="end")
     resumed.load_state_dict(checkpoint.load(tmp_path / "state"))
-    assert (resumed.best, resumed.last, resumed.samples) == (
-        evaluator.best, evaluator.last, evaluator.samples)
+    assert (resumed.best, resumed.last) == (evaluator.best, evaluator.last)
+    drawn = {}
+    for which in (evaluator, resumed):
+        which.finish(logger)
+        drawn[which] = [(logger.folder / name).read_bytes() for name in sorted(PICTURES)]
+    assert drawn[evaluator] == drawn[resumed]
     assert resumed.summary() == evaluator.summary()
     assert resumed.choose(1, results(0.0, 0.0)) == []
 
@@ -341,7 +364,6 @@ def test_a_gallery_is_what_queries_search_in(build, in_shop, logger):
     alone = build(Split("Test", in_shop.queries), evaltypes=["discriminative"])
     alone.evaluate(Network(), 0, logger)
     assert alone.last["metrics"]["discriminative"]["Test"]["e_recall@1"] == 0
-    assert all(query not in rows for query, rows in alone.samples)
 
 
 def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop):
@@ -355,15 +377,15 @@ def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop
 def test_retrievals_are_drawn_from_the_gallery_of_the_last_split(build, in_shop, tmp_path, logger,
                                                                  monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluation.retrievals.draw", lambda path, rows, read: drawn.append(rows))
+    monkeypatch.setattr("evaluation.retrievals.draw", lambda _path, rows, *_: drawn.append(rows))
     monkeypatch.setattr(logger, "picture", lambda *_: None)
     (tmp_path / "train").mkdir()
     train = Split("Train", Loader(Dataset(tmp_path / "train", n_classes=3)))
     evaluator = build(train, in_shop, evaltypes=["discriminative"], plots="epoch")
     evaluator.evaluate(Network(), 0, logger)
-    assert [(query, rows[0], len(rows)) for query, rows in evaluator.samples] == [
-        (query, 4 - query, 5) for query in range(5)]
-    for query, (file, neighbours) in enumerate(drawn[0]):
-        assert file == str(tmp_path / f"{query}.png")
-        assert neighbours[0] == (str(tmp_path / "gallery" / f"{4 - query}.png"), True)
-        assert [same for _, same in neighbours[1:]] == [False] * 4
+    assert [len(tiles) for tiles in drawn[0]] == [6] * 5
+    for query, (tile, first, *others) in enumerate(drawn[0]):
+        assert tile == (str(tmp_path / f"{query}.png"), None, f"class {query}", "query")
+        assert first[:3] == (str(tmp_path / "gallery" / f"{4 - query}.png"), True,
+                             f"class {query}")
+        assert [other.same for other in others] == [False] * 4

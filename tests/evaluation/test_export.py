@@ -23,7 +23,7 @@ def by_json(path, described) -> np.ndarray:
     image = Image.open(path).convert("RGB")
     short, crop = min(image.size), described["crop"]
     image = image.resize([side * described["resize"] // short for side in image.size],
-                         Image.Resampling.BILINEAR)
+                         Image.Resampling[described["interpolation"].upper()])
     left, top = (round((side - crop) / 2) for side in image.size)
     pixels = np.asarray(image)[top:top + crop, left:left + crop] / 255
     if described["channels"] == "BGR":

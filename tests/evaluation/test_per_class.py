@@ -58,6 +58,13 @@ def test_the_list_agrees_with_loops_over_queries(with_gallery):
         assert row["taken_for"] == ("" if most is None else f"class {most}")
 
 
+def test_a_single_image_is_taken_for_no_other():
+    split, point = split_of(np.array([0]), n_classes=1), torch.ones(1, 3)
+    measured = metrics.measure(per_class.METRICS, point, torch.tensor([0]), own=split.own)
+    row, = per_class.rows("both", split, measured.scores, metrics.knn(point, None, 6)[1])
+    assert row == ("both", "Test", "class 0", 1, 1, "0.000000", "", "", 0)
+
+
 def test_the_scores_of_queries_average_to_the_metrics():
     labels = torch.arange(40) % 7
     labels[0] = 9       # a query without another image of its class

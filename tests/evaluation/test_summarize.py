@@ -15,7 +15,7 @@ from scipy import stats
 
 from evaluation import summarize
 from evaluation.runs import Run, from_history, from_wandb, read
-from tests import runs
+from tests import runs, wandb_records
 from tests.tools import call
 from utilities.errors import RunError, UserError
 
@@ -74,19 +74,23 @@ def test_the_table_is_that_of_the_runs_own_logs(trained, capsys):
     assert "on test data" in told.err
 
 
-def test_w_and_b_holds_the_same_results(trained):
-    """By what the run's own logger and evaluator send there."""
-    folder = trained / "tiny" / "two_s2"
-    state = runs.last(folder)
-    points = []
-    series = state["logger"]["series"]
-    for epoch in range(2):
-        points.append({"_step": epoch, "Train: loss": 1.0, "Test: x_nmi": {"bins": [1]}} | {
-            f"{entry['split']}: {entry['group']}: {segment}": row[column].item()
-            for entry in series for row in [entry["rows"][epoch]]
-            for column, segment in enumerate(entry["segments"])})
-    here, there = read(folder, "folders"), from_history("w/p/id", state["options"], points)
-    assert there.values == here.values and there.epochs == here.epochs == 2
+def test_w_and_b_holds_the_same_results(tmp_path, monkeypatch):
+    """By what its client has kept of a run that was resumed. Of a point that stands there twice the
+    later one counts, and points of earlier epochs may come later."""
+    wandb_records.restart(monkeypatch)
+    folder = runs.train(tmp_path, "--log_online", "--n_epochs", 2, "--evaluation_metrics", "nmi",
+                        "rho_spectrum@0", "dists@intra", "--diva_features", "discriminative",
+                        "shared", "--evaltypes", "all", "--plots", "end")
+    runs.resume(folder, "--n_epochs", 3)
+    parts = wandb_records.parts(folder)
+    points = [point for part in parts for point in part.history]
+    assert len(parts) == 2 and len(points) == 3
+    here = read(folder, "folders")
+    for order in ([0, 1, 2], [0, 1, 1, 2], [2, 0, 1]):
+        there = from_history("w/p/id", parts[0].config, [points[n] for n in order])
+        assert there.values == here.values and there.epochs == here.epochs == 3
+    wrong = points[1] | {key: 0.0 for key in points[1] if key.startswith("Test")}
+    assert from_history("w/p/id", parts[0].config, [points[0], wrong, *points[1:]]) == there
 
 
 def test_w_and_b_chooses_on_the_validation_split_where_there_is_one():
@@ -98,6 +102,13 @@ def test_w_and_b_chooses_on_the_validation_split_where_there_is_one():
     assert there.values["Test", "a_b", "best e_recall@1", "e_recall@1"] == 0.5
     assert there.values["Test", "a_b", "best e_recall@1", "c_recall@1"] == 0.5
     assert there.values["Test", "a_b", "last", "e_recall@1"] == 0.7
+
+
+def test_w_and_b_counts_the_epochs_between_evaluations():
+    points = [{"Train: loss": 1.0} | ({"Test: a_e_recall: e_recall@1": 0.1} if i % 2 == 0 else {})
+              for i in range(5)] + [{"Sample retrievals": {}}]
+    there = from_history("w", {"storage_metrics": ["e_recall@1"]}, points)
+    assert there.epochs == 5 and there.values["Test", "a", "last", "e_recall@1"] == 0.1
 
 
 def test_a_project_is_read_and_what_fails_there_is_one_line(monkeypatch, capsys):

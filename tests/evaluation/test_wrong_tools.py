@@ -140,6 +140,37 @@ WRONG = [
      "{tmp}/none/tiny/images/<class>/<image files>; known names: {datasets}; other layouts: "
      "{{train,val,test}}/<class>/<image files>, or a table.csv"),
 
+    ("report", "", "folder: not given; accepted: folder of a run"),
+    ("report", "{run} {copy}", "folder: '{copy}' is too much; accepted: a path"),
+    ("report", "{tmp}/none",
+     "folder: '{tmp}/none/options.json' does not exist; accepted: the folder of an earlier run"),
+    ("report", "{tmp}/empty",
+     "folder: '{tmp}/empty/options.json' does not exist; accepted: the folder of an earlier run"),
+    ("report", "{tmp}/a.png",
+     "folder: '{tmp}/a.png/options.json' cannot be reached (Not a directory); accepted: the folder "
+     "of an earlier run"),
+    ("report", "{unfinished}",
+     "folder: '{unfinished}/checkpoint_Sum_discriminative_shared-2-1_e_recall@1.pth.tar' does not "
+     "exist; accepted: runs with their best checkpoints"),
+    ("report", "{damaged} --evaltype shared",
+     "folder: '{damaged}/checkpoint_last.pth.tar' is damaged, cut short or holds more than tensors "
+     "and plain types (RuntimeError); accepted: a whole checkpoint of this program"),
+    ("report", "{copy} --evaltype shared",
+     "folder: '{copy}/checkpoint_shared_e_recall@1.pth.tar' does not exist; accepted: runs with "
+     "their best checkpoints"),
+    ("report", "{run} --evaltype intra",
+     "--evaltype: 'intra' is none of '{run}'; accepted: " + EVALTYPES),
+    ("report", "{run} --map umap", "--map: unknown 'umap'; accepted: pca, tsne"),
+    ("report", "{run} --device cuda",
+     "--device: 'cuda' given, but there is no CUDA device here; accepted: auto, cpu"),
+    ("report", "{run} --source_path {tmp}/none",
+     "--source_path: '{tmp}/none/tiny/images' does not exist; --dataset tiny is expected as "
+     "{tmp}/none/tiny/images/<class>/<image files>; known names: {datasets}; other layouts: "
+     "{{train,val,test}}/<class>/<image files>, or a table.csv"),
+    ("report", "{occupied}",
+     "folder: '{occupied}/report.html' exists, and this tool did not write it; accepted: a run "
+     "without it, or with an earlier page of this tool, which is replaced"),
+
     ("summarize", "", "folders: none given; accepted: folders of runs, or --wandb "
      "<entity>/<project>"),
     ("summarize", "{tmp}/none", "folders: '{tmp}/none' does not exist; accepted: " + RESULTS),
@@ -177,14 +208,18 @@ def names(run, images, tmp_path_factory):
     (tmp / "old.json").write_text("{}")
     copy, unfinished, damaged = tmp / "copy", tmp / "unfinished", tmp / "damaged"
     shutil.copytree(run, copy)
+    occupied = shutil.copytree(run, tmp / "occupied")
+    (occupied / "report.html").mkdir()
     (copy / "checkpoint_shared_e_recall@1.pth.tar").unlink()
     for folder in (unfinished, damaged):
         folder.mkdir()
         shutil.copy(run / "options.json", folder)
+    shutil.copy(run / "checkpoint_shared_e_recall@1.pth.tar", damaged)
     (damaged / "checkpoint_last.pth.tar").write_bytes(b"PK nothing")
     return {"run": run, "last": run / "checkpoint_last.pth.tar", "images": images, "tmp": tmp,
-            "copy": copy, "unfinished": unfinished, "damaged": damaged, "evaltypes": EVALTYPES,
-            "metrics": ", ".join(metrics.METRICS), "datasets": ", ".join(datasets.DATASETS)}
+            "copy": copy, "occupied": occupied, "unfinished": unfinished, "damaged": damaged,
+            "evaltypes": EVALTYPES, "metrics": ", ".join(metrics.METRICS),
+            "datasets": ", ".join(datasets.DATASETS)}
 
 
 @pytest.mark.parametrize(("name", "words", "told"), WRONG)

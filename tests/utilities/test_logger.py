@@ -19,12 +19,13 @@ class Online:
 
     def __init__(self, run_id="abc"):
         self.id, self.points, self.pictures, self.finished = run_id, [], [], None
+        self.logged = -1
 
     def start(self):
         pass
 
-    def log(self, values, step):
-        self.points.append((step, values))
+    def log(self, values, epoch, best):
+        self.points.append((epoch, values))
 
     def picture(self, name, path):
         self.pictures.append((name, path))
@@ -42,6 +43,7 @@ def log_epoch(logger, epoch, clusters=True):
     if clusters:
         logger.log("Test", "discriminative_nmi", {"nmi": 0.5 + epoch})
     logger.end_epoch(epoch)
+    logger.publish()
 
 
 def read_all(folder):
@@ -60,6 +62,7 @@ def test_one_point_per_epoch_under_the_dashboards_names(tmp_path):
     logger.log("Model Grad", "Max", {"Grad Max": 6})
     logger.log("Test", "discriminative_e_recall", {"e_recall@1": 0.5})
     logger.end_epoch(0)
+    logger.publish()
     assert online.points == [(0, {
         "Train: loss": 1.0, "Train: sep. loss": 2.0, "Train: time": 3.0, "Train: epochs": 0.0,
         "Train: Temp: temp": 0.1, "Train: Loss: discriminative": 4.0,
@@ -119,6 +122,23 @@ def test_plots_are_drawn_when_asked(tmp_path, plots, during, after):
     assert len(os.listdir(tmp_path / "Progression_Plots")) == during
     logger.close()
     assert len(os.listdir(tmp_path / "Progression_Plots")) == after
+
+
+@pytest.mark.parametrize("plots", ["end", "epoch"])
+def test_the_evaltypes_of_a_family_are_also_drawn_together(tmp_path, plots):
+    logger = Logger(tmp_path, plots=plots)
+    for evaltype in ("shared", "Combined_a_b-1-1"):
+        logger.log("Test", f"{evaltype}_e_recall", {"e_recall@1": 0.5, "e_recall@2": 0.75})
+        logger.log("Test", f"{evaltype}_mAP_c", {"mAP_c": 0.25})
+    logger.log("Val", "shared_e_recall", {"e_recall@1": 0.5, "e_recall@2": 0.75})
+    logger.log("Train", "Loss", {"discriminative": 1, "shared": 2})
+    logger.end_epoch(0)
+    logger.close()
+    together = {path.name: path.read_text() for path in (tmp_path / "Progression_Plots").iterdir()
+                if "_all_" in path.name}
+    assert together.keys() == {"Graph_Test_all_e_recall.svg", "Graph_Test_all_mAP_c.svg"}
+    assert "Combined_a_b-1-1: 0.5, 0.75" in together["Graph_Test_all_e_recall.svg"]
+    assert "shared: 0.25" in together["Graph_Test_all_mAP_c.svg"]
 
 
 def test_the_name_of_a_plot_is_that_of_its_csv(tmp_path):

@@ -14,8 +14,8 @@ from utilities import options, tool
 from utilities.errors import RunError, UserError
 from utilities.options import FROM_1, Flag
 
-TOOLS = ["evaluation.embed", "evaluation.ensemble", "evaluation.export", "evaluation.search",
-         "evaluation.summarize"]
+TOOLS = ["evaluation.embed", "evaluation.ensemble", "evaluation.export", "evaluation.report",
+         "evaluation.search", "evaluation.summarize"]
 FLAGS = (Flag("folders", Path, [], "where to look", nargs="+"),
          Flag("--two", str, [], "two words", nargs=2), Flag("--k", int, 3, "a number", FROM_1),
          Flag("--fast", bool, False, "a switch"), Flag("--out", Path, None, "a file"))
@@ -85,7 +85,7 @@ assert not {{"torch", "numpy", "faiss", "scipy"}} & set(sys.modules)"""
 @pytest.mark.parametrize("name", TOOLS)
 def test_every_option_of_a_tool_is_read(name):
     text = "".join((ROOT / "evaluation" / file).read_text() for file in
-                   ("tools.py", f"{name.partition('.')[2]}.py"))
+                   ("tools.py", "best.py", f"{name.partition('.')[2]}.py"))
     module = importlib.import_module(name)
     assert all(f"arguments.{flag.dest}" in text for flag in module.FLAGS)
 
