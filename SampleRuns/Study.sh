@@ -61,10 +61,12 @@ photographs() {
 FOUR="discriminative selfsimilarity shared intra"
 ENSEMBLE="discriminative ensemble_1 ensemble_2 ensemble_3"
 margin() { photographs "$@" --diva_features discriminative --embed_dim 512; }
-ensemble() { photographs "$@" --diva_features $ENSEMBLE --evaltypes all discriminative; }
-diva() {
-    photographs "$@" --diva_features $FOUR --evaltypes all $FOUR
+# The published weights, and equal ones.
+combined() { local IFS=_; echo "all Combined_$*-1-1-1-1"; }
+ensemble() {
+    photographs "$@" --diva_features $ENSEMBLE --evaltypes $(combined $ENSEMBLE) $ENSEMBLE
 }
+diva() { photographs "$@" --diva_features $FOUR --evaltypes $(combined $FOUR) $FOUR; }
 SELF="--diva_moco_temperature 0.1 --diva_moco_n_key_batches 20"
 ALPHAS="--diva_alpha_ssl $ALPHA --diva_alpha_shared $ALPHA --diva_alpha_intra $ALPHA"
 
