@@ -115,7 +115,8 @@ def test_every_script_is_known_and_executable():
     scripts = {path.name for path in FOLDER.glob("*.sh")}
     assert scripts == {s for s, _ in PUBLISHED} | {"DeepClustering.sh", "Quickstart.sh",
                                                    "Pictures.sh", "RealityCheck.sh",
-                                                   "Reproduce.sh", "Slurm.sh", "ViT.sh"}
+                                                   "Reproduce.sh", "Slurm.sh", "Study.sh",
+                                                   "ViT.sh"}
     assert all(os.access(FOLDER / script, os.X_OK) for script in scripts)
 
 
@@ -208,8 +209,24 @@ def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
             published.bs * published.diva_moco_n_key_batches) < 1.1
 
 
+def test_the_studys_runs_are_comparable(tmp_path):
+    """The same epochs, batches and rates in all, and 512 dimensions beside the parts."""
+    done = subprocess.run([FOLDER / "Study.sh", "my data"], cwd=tmp_path, capture_output=True,
+                          text=True, check=True, env={**os.environ, "PYTHON": "echo"})
+    lines = [line for line in done.stdout.splitlines() if line.startswith("diva_main.py")]
+    every = [read_arguments(shlex.split(line.replace("my data", "data"))[1:]) for line in lines]
+    assert len({opt.savename for opt in every}) == len(every) == 56
+    photographs = [opt for opt in every if opt.dataset == "grocery"]
+    assert {(opt.bs, opt.samples_per_class, opt.crop_size, opt.arch) for opt in photographs} == {
+        (100, 4, 96, "timm:tf_efficientnet_lite0_frozen_normalize")}
+    reported = [opt for opt in photographs if opt.val_folds is None]
+    assert len({(opt.n_epochs, opt.evaluate_every, opt.lr, opt.fc_lr) for opt in reported}) == 1
+    assert {opt.embed_dim * len(opt.diva_features) for opt in reported} == {512}
+    assert all(opt.val_fold == 0 for opt in photographs if opt.val_folds)
+
+
 @pytest.mark.parametrize("script", ["CUB200.sh", "CARS196.sh", "SOP.sh", "DeepClustering.sh",
-                                    "RealityCheck.sh", "Reproduce.sh", "ViT.sh"])
+                                    "RealityCheck.sh", "Reproduce.sh", "Study.sh", "ViT.sh"])
 def test_scripts_say_what_they_want(script):
     done = subprocess.run(["bash", FOLDER / script], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == ""

@@ -64,7 +64,7 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
     if tuning:
         return
     network, opt = architectures.load(folder / run_folder.LAST)
-    opt.evaluate_only, opt.train_metrics, opt.kernels = True, False, 0
+    opt.evaluate_only, opt.train_metrics, opt.kernels, opt.cache = True, False, 0, "none"
     heads = list(network.heads)
     test = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
     rows = embed(network, test.queries, heads)
