@@ -95,7 +95,7 @@ MOMENTS = {  # name: which call, workers, the signal, whole epochs that stay (of
 MORE_MOMENTS = {
     "loading the first batch": ("diva_main.Loader", "epoch", 1, 2, signal.SIGINT, 0),
     "filling the queue": ("selfsimilarity.Feature", "embed", 1, 0, signal.SIGTERM, 0),
-    "a metric": ("evaluator.Evaluator", "measure", 1, 0, signal.SIGINT, 1),
+    "a metric": ("evaluator", "score", 1, 0, signal.SIGINT, 1),
 }
 
 

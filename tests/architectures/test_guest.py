@@ -323,8 +323,7 @@ def test_a_run_is_exported_with_what_its_images_need(run, tmp_path, form):
 def test_compiled_it_trains_as_it_does_without(tmp_path):
     losses = []
     for argv in ((), ("--compile",)):
-        folder = runs.train(tmp_path, "--arch", f"{VIT}_normalize", "--diva_features",
-                            "discriminative", "selfsimilarity", *argv)
+        folder = runs.train(tmp_path, "--arch", f"{VIT}_normalize", *argv)
         losses.append(runs.rows(folder, "Train_loss")[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
