@@ -198,6 +198,6 @@ def test_pictures_of_images_that_were_left_out_since_then_are_not_drawn(run, cap
 
 def test_it_is_said_where_nothing_was_kept_of_the_best_epoch(capsys):
     Pictures("end").finish(ALONE, None)
-    assert "--plots none" in capsys.readouterr().out
+    assert "kept nothing of its best epoch" in capsys.readouterr().out
     Pictures("none").finish(ALONE, None)
     assert capsys.readouterr().out == ""
