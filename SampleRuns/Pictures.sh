@@ -15,6 +15,7 @@ from PIL import Image
 
 with Image.open(sys.argv[1]) as image:
     picture = image.convert("RGB")
+# The title and the first four of eight queries.
 picture = picture.crop((0, 0, picture.width, int(0.524 * picture.height)))
 picture.thumbnail((800, 800))
 picture.quantize(64).save(sys.argv[2], optimize=True)

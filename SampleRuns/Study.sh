@@ -27,16 +27,22 @@ python() { command "${PYTHON:-python}" "$@"; }
 # Chosen by the stage `tuning` on the first of four folds of the training classes, never on test.
 EPOCHS=8 LR=0.0001 RHO=100 ALPHA=0.3
 
+begun() {       # the run called $1 that has finished an epoch
+    for folder in "$1" "$1"_*; do
+        if [ -e "$folder/checkpoint_last.pth.tar" ]; then echo "$folder"; return; fi
+    done
+}
+
 # run <stage> <dataset> <group> <seed> <flags ...>: trains it, or goes on, unless it is finished.
 run() {
     local stage=$1 dataset=$2 group=$3 seed=$4
-    local folder=$RESULTS/$dataset/${group}_s$seed
+    local name=$RESULTS/$dataset/${group}_s$seed
+    local folder=$(begun "$name")
     shift 4
     if [ ! -e "$folder/training_summary.txt" ]; then
-        if [ -e "$folder/checkpoint_last.pth.tar" ]; then
+        if [ -n "$folder" ]; then
             python diva_main.py --resume "$folder"
         else
-            rm -rf "$folder"     # where no epoch was finished
             python diva_main.py --dataset "$dataset" --source_path "$datapath" --group "$group" \
                 --seed "$seed" --save_path "$RESULTS" --device cpu --kernels 0 --cache ram \
                 --plots none --embed_dim 128 --samples_per_class 4 \
@@ -45,7 +51,8 @@ run() {
     elif grep -q "^$stage,$group,$seed," tests/benchmarks/study.csv 2> /dev/null; then
         return
     fi
-    python tests/benchmarks/study.py add "$folder" --stage "$stage" --shops "$datapath"
+    folder=$(begun "$name")
+    python tests/benchmarks/study.py add "${folder:-$name}" --stage "$stage" --shops "$datapath"
 }
 
 # photographs <stage> <group> <seed> <flags ...>

@@ -12,6 +12,7 @@ import pytest
 
 from parameters import read_arguments
 from tests import trees
+from tests.benchmarks import study
 
 FOLDER = Path(__file__).parent.parent / "SampleRuns"
 FOUR = ["discriminative", "selfsimilarity", "shared", "intra"]
@@ -23,6 +24,13 @@ def commands(script, datapath="/data"):
     for line in re.findall(r"^\s*python diva_main\.py (.*)$", text, re.MULTILINE):
         words = shlex.split(line.replace("$datapath", datapath))
         yield read_arguments([word for word in words if word not in ("${@:2}", "$@")])
+
+
+def echoed(script, *words, cwd, **environment):
+    """What `script` would run, a line for each command, in place of running it."""
+    done = subprocess.run([FOLDER / script, *words], cwd=cwd, capture_output=True, text=True,
+                          check=True, env={**os.environ, "PYTHON": "echo", **environment})
+    return done.stdout.splitlines()
 
 
 R50, IBN = "resnet50_frozen_normalize", "bninception_normalize"
@@ -157,10 +165,8 @@ def test_the_published_runs_are_reproduced_over_seeds_and_resumed(given, seeds, 
     begun.mkdir(parents=True)
     (begun.parent / "CUB_DiVA-IBN-512_s3").mkdir()      # ended before its first epoch did
     (begun / "checkpoint_last.pth.tar").touch()
-    done = subprocess.run([FOLDER / "Reproduce.sh", "my data", *given, "--n_epochs", "1"],
-                          cwd=tmp_path, capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHON": "echo", "RESULTS": "my runs"})
-    *commands, summary = done.stdout.splitlines()
+    *commands, summary = echoed("Reproduce.sh", "my data", *given, "--n_epochs", "1", cwd=tmp_path,
+                                RESULTS="my runs")
     assert summary == f"-m evaluation.summarize {tmp_path / 'my runs'}"
     assert len(commands) == 6 * len(seeds)
     for seed, position in itertools.product(range(len(seeds)), range(6)):
@@ -186,10 +192,8 @@ VIT = {"cub200": (5864, 100, 900, 9, 50, ("CUB200.sh", 0)),
 
 @pytest.mark.parametrize("chosen", [(), ("in-shop", "cub200")], ids=str)
 def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
-    done = subprocess.run([FOLDER / "ViT.sh", "my data", *chosen, "--seed", "3"], cwd=tmp_path,
-                          capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHON": "echo"})
-    lines = [line.replace(str(tmp_path / "my data"), "/data") for line in done.stdout.splitlines()]
+    lines = [line.replace(str(tmp_path / "my data"), "/data") for line in
+             echoed("ViT.sh", "my data", *chosen, "--seed", "3", cwd=tmp_path)]
     runs = [read_arguments(shlex.split(line)[1:]) for line in lines]
     assert [opt.dataset for opt in runs] == list(chosen or VIT)
     for opt in runs:
@@ -211,11 +215,12 @@ def test_the_vit_runs_have_the_recipe_of_hyperbolic_vits(tmp_path, chosen):
 
 def test_the_studys_runs_are_comparable(tmp_path):
     """The same epochs, batches and rates in all, and 512 dimensions beside the parts."""
-    done = subprocess.run([FOLDER / "Study.sh", "my data"], cwd=tmp_path, capture_output=True,
-                          text=True, check=True, env={**os.environ, "PYTHON": "echo"})
-    lines = [line for line in done.stdout.splitlines() if line.startswith("diva_main.py")]
+    lines = [line for line in echoed("Study.sh", "my data", cwd=tmp_path)
+             if line.startswith("diva_main.py")]
     every = [read_arguments(shlex.split(line.replace("my data", "data"))[1:]) for line in lines]
     assert len({opt.savename for opt in every}) == len(every) == 56
+    found = {(opt.group, evaltype) for opt in every for evaltype in opt.evaltypes}
+    assert found >= set(itertools.chain.from_iterable(study.PAIRS))
     photographs = [opt for opt in every if opt.dataset == "grocery"]
     assert {(opt.bs, opt.samples_per_class, opt.crop_size, opt.arch) for opt in photographs} == {
         (100, 4, 96, "timm:tf_efficientnet_lite0_frozen_normalize")}
@@ -243,10 +248,8 @@ def test_the_reality_check_trains_each_fold_resumes_it_and_measures_them_togethe
     begun.mkdir(parents=True)
     (begun.parent / "fold2").mkdir()        # ended before its first epoch did
     (begun / "checkpoint_last.pth.tar").touch()
-    done = subprocess.run([FOLDER / "RealityCheck.sh", "data", *given, "--n_epochs", "1"],
-                          cwd=tmp_path, capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHON": "echo", "RESULTS": "my runs"})
-    *trained, ensemble = done.stdout.splitlines()
+    *trained, ensemble = echoed("RealityCheck.sh", "data", *given, "--n_epochs", "1", cwd=tmp_path,
+                                RESULTS="my runs")
     assert ensemble == f"-m evaluation.ensemble {tmp_path / 'my runs' / dataset}"
     assert trained.pop(2) == f"diva_main.py --resume {begun} --n_epochs 1"
     for fold, line in zip((0, 1, 3), trained, strict=True):

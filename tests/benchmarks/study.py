@@ -24,6 +24,7 @@ import torch
 
 import architectures
 import datasets
+from evaluation import history, runs
 from evaluation.embedding import derive
 from evaluation.evaluator import Split, score
 from evaluation.summarize import summary
@@ -34,33 +35,35 @@ from utilities.logger import csv_text
 FILE = Path(__file__).with_name("study.csv")
 COLUMNS = ("stage", "group", "seed", "epoch", "of", "evaltype", "metric", "value")
 METRICS = ("mAP_r", "e_recall@1", "nmi")
+# Of the stage `seeds`: (group, evaltype) whose difference is shown, heads with equal weights.
+MARGIN = ("margin", "discriminative")
+ENSEMBLE = ("ensemble", "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1")
+DIVA, CORRELATED = ((group, "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1")
+                    for group in ("diva", "diva_correlated"))
+PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED))
 Row = tuple[str, ...]
 
 
 def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
     """The rows of the run in `folder`, as COLUMNS."""
-    state = checkpoint.load(folder / run_folder.LAST, flag="folder")
-    options, n_epochs = state["options"], state["epoch"]
+    run, past = runs.read(folder, "folder"), history.read(folder, "folder")
 
     def row(epoch: int, of: str, evaltype: str, metric: str, value: float) -> Row:
-        return (stage, options["group"], str(options["seed"]), str(epoch), of, evaltype, metric,
-                f"{value:.6f}")
+        return (stage, run.options["group"], str(run.options["seed"]), str(epoch), of, evaltype,
+                metric, f"{value:.6f}")
 
-    tuning = any(series["split"] == "Val" for series in state["logger"]["series"])
-    for series in state["logger"]["series"]:
-        if series["split"] != ("Val" if tuning else "Test"):
-            continue
-        for epoch, values in zip(series["epochs"].tolist(), series["rows"].tolist(), strict=True):
-            for metric, value in zip(series["segments"], values, strict=True):
-                if tuning or epoch == n_epochs - 1:
-                    evaltype = series["group"].rsplit(f"_{metric.split('@')[0]}", 1)[0]
-                    yield row(epoch, series["split"], evaltype, metric, value)
-    for series in state["logger"]["series"]:
-        if series["split"] == "Train" and series["group"] in ("Loss", "Gradient share"):
-            for epoch, values in zip(series["epochs"].tolist(), series["rows"].tolist(),
-                                     strict=True):
-                for feature, value in zip(series["segments"], values, strict=True):
-                    yield row(epoch, series["group"], feature, "mean", value)
+    tuning, last = run.chosen_on == "Val", run.epochs - 1
+    for (split, evaltype, kind, metric), value in run.values.items():
+        if (split, kind) == ("Test", "last") and not tuning:
+            yield row(last, "Test", evaltype, metric, value)
+    for curve in past.curves:
+        chosen = curve["split"] == "Val" and tuning
+        if chosen or curve["title"] in ("Train: Loss", "Train: Gradient share"):
+            of = "Val" if chosen else curve["group"]
+            for epoch, values in zip(curve["epochs"], curve["rows"], strict=True):
+                for name, value in zip(curve["names"], values, strict=True):
+                    evaltype = curve["group"].removesuffix(f"_{name.partition('@')[0]}")
+                    yield row(epoch, of, *((evaltype, name) if chosen else (name, "mean")), value)
     if tuning:
         return
     network, opt = architectures.load(folder / run_folder.LAST)
@@ -70,9 +73,8 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
     rows = embed(network, test.queries, heads)
     points = dict(zip(heads, rows.chunk(len(heads), 1), strict=True))
     for one, other in itertools.combinations(heads, 2):
-        yield row(n_epochs - 1, "CKA", f"{one} {other}", "linear",
-                  cka(points[one], points[other]))
-    if shops:
+        yield row(last, "CKA", f"{one} {other}", "linear", cka(points[one], points[other]))
+    if shops and opt.dataset == "grocery":
         opt.source_path, opt.dataset = str(shops), "grocery_shops"
         split = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
         sides = [embed(network, loader, heads) for loader in split.loaders]
@@ -81,7 +83,7 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
                 derive(side, evaltype, heads, normalize=network.normalize) for side in sides],
                 "cpu")
             for metric, value in measured.values.items():
-                yield row(n_epochs - 1, "Shops", evaltype, metric, value)
+                yield row(last, "Shops", evaltype, metric, value)
 
 
 def cka(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -132,26 +134,21 @@ def shown(values) -> str:
     return f"{100 * of.mean:.1f}" + ("" if of.half is None else f" ± {100 * of.half:.1f}")
 
 
-def differences(rows: Sequence[Row], stage: str, pairs: Sequence[tuple[tuple[str, str],
-                                                                      tuple[str, str]]]
-                ) -> Iterator[str]:
-    """Markdown: the mean over common seeds of (group, evaltype) minus another's."""
+def differences(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: of each of PAIRS the mean difference over common seeds, with its interval."""
     scores: dict = defaultdict(dict)
-    for name, group, seed, _, of, evaltype, metric, value in rows:
-        if name == stage and of in ("Test", "Shops"):
+    for stage, group, seed, _, of, evaltype, metric, value in rows:
+        if stage == "seeds" and of in ("Test", "Shops"):
             scores[group, evaltype, of, metric][seed] = float(value)
-    yield "\n| difference | seeds | Test mAP_r | Test e_recall@1 | Test nmi | Shops mAP_r | " \
-          "Shops e_recall@1 |\n| --- | ---: |" + " ---: |" * 5
-    for one, other in pairs:
-        cells, n = [], 0
-        for of, metric in itertools.product(("Test", "Shops"), METRICS):
-            a, b = scores[(*one, of, metric)], scores[(*other, of, metric)]
-            if of == "Shops" and metric == "nmi":
-                continue
-            common = sorted(a.keys() & b.keys())
-            n = max(n, len(common))
-            cells.append(shown([a[s] - b[s] for s in common]) if common else "-")
-        yield f"| {' '.join(one)} - {' '.join(other)} | {n} | " + " | ".join(cells) + " |"
+    columns = [("Test", metric) for metric in METRICS] + [("Shops", metric)
+                                                         for metric in METRICS[:2]]
+    yield "\n**Paired differences**\n\n| difference | " + " | ".join(map(" ".join, columns)) + " |"
+    yield "| --- |" + " ---: |" * len(columns)
+    for one, other in PAIRS:
+        pairs = [(scores[(*one, *column)], scores[(*other, *column)]) for column in columns]
+        cells = [shown([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
+                 if a.keys() & b.keys() else "-" for a, b in pairs]
+        yield f"| {one[0]} - {other[0]} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -166,7 +163,8 @@ def main() -> None:
     if args.command == "add":
         add(args.folder, args.stage, args.shops)
     else:
-        print("\n".join(tables(stored())))
+        rows = stored()
+        print("\n".join([*tables(rows), *differences(rows)]))
 
 
 if __name__ == "__main__":
