@@ -20,9 +20,7 @@ FLAGS = (
          "it kept the best checkpoint; when not given: its first"),
     Flag("--evaluation_metrics", str, [], "metrics to compute, as of diva_main.py; when not given: "
          "those of the first run", nargs="+"),
-    Flag("--source_path", Path, None, "folder that holds the datasets; when not given: that of "
-         "each run"),
-    tools.SKIP, *tools.MACHINE,
+    tools.SOURCE_PATH, tools.SKIP, *tools.MACHINE,
 )
 
 if __name__ == "__main__":      # before torch is imported

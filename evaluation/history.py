@@ -4,9 +4,8 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from utilities import checkpoint, run_folder
-from utilities.errors import refuse
-from utilities.run_folder import LAST
+from evaluation import runs
+from utilities import run_folder
 
 MOST_POINTS = 1000      # of a curve
 
@@ -38,19 +37,10 @@ def read(folder: Path, flag: str) -> History:
     written it yet; UserError, naming `flag`, where it is damaged."""
     if run_folder.last(folder) is None:
         return History(0, 0.0, [], [], {})
-    state = checkpoint.load(folder / LAST, flag=flag, mmap=True)
-    try:
-        found = state["evaluator"]
-        rows = [(evaltype, f"best {metric}", entry["epoch"], entry["metrics"])
-                for evaltype, metric, entry in found["best"]]
-        rows += [(evaltype, "last", found["last"]["epoch"], of_splits)
-                 for evaltype, of_splits in found["last"]["metrics"].items()]
-        data = {name: entry for name, entry in state["data"].items() if name != "trained_on"}
+    with runs.last_state(folder, flag) as state:
         return History(int(state["epoch"]), state["seconds"] / 60,
-                       [curve(series) for series in state["logger"]["series"]], tables(rows), data)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        refuse(flag, f"{str(folder / LAST)!r} does not hold the results of a run "
-               f"({type(error).__name__})", f"a {LAST} of this program")
+                       [curve(series) for series in state["logger"]["series"]],
+                       tables(runs.results(state)), runs.data(state))
 
 
 def curve(series: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ shows as text.
 
 from pathlib import Path
 
+import parameters
 from evaluation import tools
 from utilities import terminal, tool
 from utilities.options import Flag
@@ -17,12 +18,7 @@ FLAGS = (
     Flag("folder", Path, None, "folder of a run", required=True),
     Flag("--evaltype", str, None, "embedding to show: one of the run's evaltypes, of which it kept "
          "the best checkpoint; when not given: its last"),
-    Flag("--map", str, "pca", "how the map of the test images has two dimensions: principal "
-         "components (pca), or t-SNE, slower and better at neighbourhoods (tsne)",
-         ("pca", "tsne")),
-    Flag("--source_path", Path, None, "folder that holds the datasets; when not given: that of "
-         "the run"),
-    tools.SKIP, *tools.MACHINE,
+    parameters.FLAGS["map"], tools.SOURCE_PATH, tools.SKIP, *tools.MACHINE,
 )
 
 if __name__ == "__main__":      # before torch is imported
@@ -42,7 +38,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import parameters
 from datasets.images import box_of
 from evaluation import best, history, per_class, thumbnails
 from evaluation.evaluate_only import plain
@@ -87,6 +82,7 @@ def check_target(target: Path) -> None:
     """UserError where `target` is there and this tool did not write it, or cannot be written."""
     if not os.path.lexists(target):
         return tool.check_new(target, "folder")
+    tool.check_folder(target, "folder")
     try:
         ours = not fault(target, "file") and GENERATOR in target.read_bytes()[:1000]
     except OSError:
@@ -94,8 +90,6 @@ def check_target(target: Path) -> None:
     if not ours:
         refuse("folder", f"{str(target)!r} exists, and this tool did not write it",
                "a run without it, or with an earlier page of this tool, which is replaced")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        refuse("folder", f"{str(target.parent)!r} cannot be written", "one that can")
 
 
 def check_images(split: Split, past: History) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,19 +61,38 @@ def read(folder: Path, flag: str) -> Run:
     """The run in `folder`; UserError where it has finished no epoch or its files are damaged."""
     if run_folder.last(folder) is None:
         refuse(flag, f"{str(folder)!r} holds no {run_folder.LAST}", RESULTS)
-    state = checkpoint.load(folder / run_folder.LAST, flag=flag, mmap=True)
-    try:
-        best, last = state["evaluator"]["best"], state["evaluator"]["last"]["metrics"]
-        found = [(evaltype, f"best {metric}", entry["metrics"]) for evaltype, metric, entry in best]
-        found += [(evaltype, "last", of_splits) for evaltype, of_splits in last.items()]
-        values = {(split, evaltype, epoch, metric): float(value)
-                  for evaltype, epoch, of_splits in found
+    with last_state(folder, flag) as state:
+        values = {(split, evaltype, kind, metric): float(value)
+                  for evaltype, kind, _, of_splits in results(state)
                   for split, scores in of_splits.items() for metric, value in scores.items()}
-        data = {name: entry for name, entry in state["data"].items() if name != "trained_on"}
-        return Run(str(folder), dict(state["options"]), int(state["epoch"]), values, data)
+        return Run(str(folder), dict(state["options"]), int(state["epoch"]), values, data(state))
+
+
+@contextlib.contextmanager
+def last_state(folder: Path, flag: str) -> Iterator[dict[str, Any]]:
+    """What `checkpoint_last` in `folder` holds; UserError, naming `flag`, where it is damaged or
+    lacks what is taken from it."""
+    path = folder / run_folder.LAST
+    state = checkpoint.load(path, flag=flag, mmap=True)
+    try:
+        yield state
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        refuse(flag, f"{str(folder / run_folder.LAST)!r} does not hold the results of a run "
-               f"({type(error).__name__})", "a checkpoint_last of this program")
+        refuse(flag, f"{str(path)!r} does not hold the results of a run ({type(error).__name__})",
+               "a checkpoint_last of this program")
+
+
+def results(state: Mapping[str, Any]) -> list[tuple[str, str, int, dict[str, dict[str, float]]]]:
+    """(evaltype, "best <metric>" or "last", epoch, {split or category: {metric: value}})."""
+    best, last = state["evaluator"]["best"], state["evaluator"]["last"]
+    return [*((evaltype, f"best {metric}", entry["epoch"], entry["metrics"])
+              for evaltype, metric, entry in best),
+            *((evaltype, "last", last["epoch"], of_splits)
+              for evaltype, of_splits in last["metrics"].items())]
+
+
+def data(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells the run's images from others."""
+    return {name: entry for name, entry in state["data"].items() if name != "trained_on"}
 
 
 def from_history(where: str, options: Mapping[str, Any],

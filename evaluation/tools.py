@@ -14,6 +14,8 @@ MACHINE = (
     Flag("--kernels", int, 8, "worker processes that load images, at most one for each core; 0: "
          "load in the main process", FROM_0),
 )
+SOURCE_PATH = Flag("--source_path", Path, None, "folder that holds the datasets; when not given: "
+                   "as in training")
 SKIP = Flag("--skip_broken_images", bool, False, "leave out and print images that cannot be read; "
             "otherwise they end the tool")
 

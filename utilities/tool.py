@@ -70,6 +70,11 @@ def check_new(path: Path, flag: str) -> None:
     """UserError where `path`, given by `flag`, is there already or cannot be made."""
     if os.path.lexists(path):
         refuse(flag, f"{str(path)!r} exists", "a path where nothing is yet")
+    check_folder(path, flag)
+
+
+def check_folder(path: Path, flag: str) -> None:
+    """UserError where no file can be written as `path`, given by `flag`."""
     if wrong := fault(path.parent, "folder"):
         refuse(flag, f"the folder of {str(path)!r} {wrong}", "a path in a folder that exists")
     if (wrong := fault(path)) and wrong != "does not exist":
