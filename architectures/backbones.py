@@ -2,7 +2,7 @@
 
 A name that both libraries know is built by torchvision, except ResNet50, which comes from
 `pretrainedmodels` as in the original. For these names both build the same network. BN-Inception is
-in `pretrainedmodels` only. Names of timm's models say so, see `architectures.guest`.
+in `pretrainedmodels` only. Names that begin with `timm:` are timm's, see `architectures.guest`.
 """
 
 import itertools

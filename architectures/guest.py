@@ -244,7 +244,8 @@ def fitting(backbone: str, size: int, tensors: Mapping[str, Tensor], model: nn.M
         except Exception:       # of timm, in any form
             return None
 
-    # What timm reads must be all there is and all it needs: some of its families would take less.
+    # timm loads some families leniently: it would overlook a weight that is missing or left over.
+    # Where it takes a weight of no model, too, the tensors stay, and the caller compares them.
     if converted({"no weight of any model": torch.zeros(1)}):
         return tensors
     return converted({}) or tensors

@@ -14,9 +14,9 @@ from torch import nn
 
 
 class Average:
-    """Moves behind each step of `optimiser`; with a decay of 0 it is the network itself.
+    """Is updated after each step of `optimiser`; with a decay of 0 it is the network itself.
 
-    network: what is evaluated. parts: what else a checkpoint must hold, by name.
+    network: what is evaluated. parts: what a checkpoint must hold beside it, by name.
     """
 
     def __init__(self, network: nn.Module, decay: float, optimiser: torch.optim.Optimizer):

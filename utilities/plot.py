@@ -63,7 +63,7 @@ def drawing(title: str, *, width: float = 9, height: float = 5):
 
 
 def over_epochs(title: str):
-    """A figure and its axes, of which one says the epoch."""
+    """A figure and its axes, with epochs along the horizontal one."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = drawing(title)

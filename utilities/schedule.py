@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler
 
 
 class Schedule:
-    """`scheduler` holds the state. n_steps: of an epoch."""
+    """n_steps: the steps of an epoch. All state is that of `scheduler`."""
 
     def __init__(self, scheduler: lr_scheduler.LRScheduler, *, warmup_epochs: int, n_steps: int):
         self.scheduler, self.warmup_epochs, self.n_steps = scheduler, warmup_epochs, n_steps
