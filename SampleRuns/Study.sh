@@ -8,7 +8,8 @@
 # same images with a table.csv), omniglot/, and tf_efficientnet_lite0.pth. Called again, it goes on
 # where it stopped. Each finished run becomes rows of tests/benchmarks/study.csv, of which `python
 # tests/benchmarks/study.py tables` makes tables. PYTHON names another interpreter than `python`,
-# RESULTS another folder for the runs than Training_Results/Study.
+# RESULTS another folder for the runs than Training_Results/Study, JOBS how many train at a time
+# (2), each on one thread, on which the rounding depends.
 set -euo pipefail
 
 if [ $# -lt 1 ]; then
@@ -21,7 +22,8 @@ shift
 if [ $# = 0 ]; then set -- tuning seeds parts selfsimilarity omniglot; fi
 if [ -n "${RESULTS:-}" ]; then RESULTS=$(absolute "$RESULTS"); fi
 CDPATH= cd "$(dirname "$0")/.."
-RESULTS=${RESULTS:-$PWD/Training_Results/Study}
+RESULTS=${RESULTS:-$PWD/Training_Results/Study} JOBS=${JOBS:-2}
+export OMP_NUM_THREADS=1
 python() { command "${PYTHON:-python}" "$@"; }
 
 # Chosen by the stage `tuning` on the first of four folds of the training classes, never on test.
@@ -33,8 +35,17 @@ begun() {       # the run called $1 that has finished an epoch
     done
 }
 
-# run <stage> <dataset> <group> <seed> <flags ...>: trains it, or goes on, unless it is finished.
+# run <stage> <dataset> <group> <seed> <flags ...>: waits for a free core, then has it trained.
 run() {
+    if [ $running = "$JOBS" ]; then wait_for_one; fi
+    train "$@" &
+    running=$((running + 1))
+}
+running=0
+wait_for_one() { wait -n; running=$((running - 1)); }
+
+# train <as run>: trains it, or goes on, unless it is finished.
+train() {
     local stage=$1 dataset=$2 group=$3 seed=$4
     local name=$RESULTS/$dataset/${group}_s$seed
     local folder=$(begun "$name")
@@ -45,7 +56,7 @@ run() {
         else
             python diva_main.py --dataset "$dataset" --source_path "$datapath" --group "$group" \
                 --seed "$seed" --save_path "$RESULTS" --device cpu --kernels 0 --cache ram \
-                --plots none --embed_dim 128 --samples_per_class 4 \
+                --channels_last --plots none --embed_dim 128 --samples_per_class 4 \
                 --evaluation_metrics e_recall@1 mAP_r nmi --storage_metrics mAP_r "$@"
         fi
     elif grep -q "^$stage,$group,$seed," tests/benchmarks/study.csv 2> /dev/null; then
@@ -68,8 +79,8 @@ photographs() {
 FOUR="discriminative selfsimilarity shared intra"
 ENSEMBLE="discriminative ensemble_1 ensemble_2 ensemble_3"
 margin() { photographs "$@" --diva_features discriminative --embed_dim 512; }
-# The published weights, and equal ones.
-combined() { local IFS=_; echo "all Combined_$*-1-1-1-1"; }
+# The published weights, equal ones, and half as much for the auxiliary heads.
+combined() { local IFS=_; echo "all Combined_$*-1-1-1-1 Combined_$*-1-0.5-0.5-0.5"; }
 ensemble() {
     photographs "$@" --diva_features $ENSEMBLE --evaltypes $(combined $ENSEMBLE) $ENSEMBLE
 }
@@ -80,7 +91,7 @@ ALPHAS="--diva_alpha_ssl $ALPHA --diva_alpha_shared $ALPHA --diva_alpha_intra $A
 for stage in "$@"; do
     case $stage in
         tuning)
-            fold="--val_folds 4 --val_fold 0 --evaluate_every 1 --n_epochs 8"
+            fold="--val_folds 4 --val_fold 0 --evaluate_every 2 --n_epochs 8"
             for lr in 0.00003 0.0001 0.0003; do
                 margin tuning margin_lr$lr 0 $fold --lr $lr
             done
@@ -136,4 +147,5 @@ for stage in "$@"; do
             echo "unknown stage '$stage': tuning seeds parts selfsimilarity omniglot" >&2
             exit 2 ;;
     esac
+    while [ $running != 0 ]; do wait_for_one; done
 done

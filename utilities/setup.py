@@ -1,6 +1,7 @@
 """What is chosen once before a run: device, random state, optimiser."""
 
 import contextlib
+import ctypes
 import os
 import random
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from torch.nn.utils import clip_grad_norm_
 from utilities import environment
 from utilities.errors import RunError, refuse
 
+# Of malloc.h: no block by mmap, nothing given back, one heap for all threads.
+M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX = (-4, 0), (-1, -1), (-8, 1)
+
 
 def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`, or by torchrun's number of the process.
     """
+    keep_freed_memory()
     if opt.device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -39,6 +44,15 @@ def device(opt) -> torch.device:
     if opt.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         refuse("--precision", "'bf16' given, but this GPU does not compute in it", "fp32, fp16")
     return torch.device("cuda", index)
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc's malloc keep the large blocks that tensors free instead of giving them back to
+    the kernel, which would zero them page by page at their next use. Elsewhere nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for parameter, value in M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX:
+        if mallopt:
+            mallopt(parameter, value)
 
 
 @contextlib.contextmanager

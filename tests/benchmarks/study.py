@@ -12,7 +12,9 @@ arXiv 1905.00414). Reading a run again replaces its rows.
 
 import argparse
 import csv
+import fcntl
 import itertools
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -103,6 +105,7 @@ def stored() -> list[Row]:
 def add(folder: Path, stage: str, shops: Path | None) -> None:
     new = list(of_run(folder, stage, shops))
     assert new, f"{folder} holds no metrics"
+    fcntl.flock(os.open(FILE.parent, os.O_RDONLY), fcntl.LOCK_EX)   # until the process ends
     kept = [row for row in stored() if row[:3] != new[0][:3]]
     checkpoint.write_text(FILE, csv_text([COLUMNS, *kept, *new]))
 
