@@ -6,7 +6,8 @@
 W' and b' are computed in every forward pass, so that W, gamma and beta train as before and names in
 the state dict stay. This saves a pass over each feature map forward and two backward, and keeping
 it for the backward pass: ResNet50 at 224 px keeps 45 % fewer bytes in bf16. In training mode both
-modules compute as usual.
+modules compute as usual. timm's BatchNormAct2d goes on with dropout and an activation, its
+submodules.
 """
 
 from collections import Counter
@@ -30,11 +31,25 @@ class FoldingConv2d(nn.Conv2d):
                                   norm.bias - mean * scale)
 
 
-class FoldedBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm that its convolution applies in evaluation mode."""
-
+def folded(kind: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
+    """The class that differs from `kind` in evaluation mode alone, where the convolution has
+    applied the BatchNorm."""
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.training else x
+        if self.training:
+            return kind.forward(self, x)
+        for further in self.children():
+            x = further(x)
+        return x
+
+    return type(f"Folded{kind.__name__}", (kind,), {"forward": forward})
+
+
+class Tracer(fx.Tracer):
+    """Traces into no convolution and no BatchNorm, timm's included."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return (isinstance(module, (nn.Conv2d, nn.BatchNorm2d))
+                or super().is_leaf_module(module, name))
 
 
 def fold(network: nn.Module) -> int:
@@ -44,14 +59,15 @@ def fold(network: nn.Module) -> int:
     traced, which is left as it is.
     """
     try:
-        graph = fx.symbolic_trace(network).graph
+        graph = Tracer().trace(network)
     except Exception:       # control flow that depends on data, in any form
         return 0
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     pairs = []
     for node in graph.nodes:
         norm = _module(network, node)
-        if type(norm) is not nn.BatchNorm2d or not (norm.affine and norm.track_running_stats):
+        known = type(norm) is nn.BatchNorm2d or type(norm).__name__ == "BatchNormAct2d"
+        if not (known and norm.affine and norm.track_running_stats):
             continue
         source = node.args[0]
         conv = _module(network, source)
@@ -59,7 +75,7 @@ def fold(network: nn.Module) -> int:
         if type(conv) is nn.Conv2d and alone:
             pairs.append((conv, norm))
     for conv, norm in pairs:
-        conv.__class__, norm.__class__ = FoldingConv2d, FoldedBatchNorm2d
+        conv.__class__, norm.__class__ = FoldingConv2d, folded(type(norm))
         conv.norm = (norm,)
     return len(pairs)
 

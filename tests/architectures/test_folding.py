@@ -97,6 +97,22 @@ def test_every_batchnorm_of_the_paper_s_networks_is_folded(name, pairs):
     assert not any(type(module) is nn.BatchNorm2d for module in network.modules())
 
 
+@pytest.mark.parametrize("name, pairs, of", [
+    ("resnet18", 20, 20), ("mobilenetv3_small_100", 34, 34), ("densenet121", 59, 121),
+    ("tf_efficientnet_lite0", 44, 49),      # five convolutions pad by themselves
+    ("seresnet18", 20, 20), ("vit_tiny_patch16_224", 0, 0)])
+def test_timm_s_networks_compute_the_same(name, pairs, of):
+    pytest.importorskip("timm")
+    network = backbones.build(f"timm:{name}", 224).eval()
+    randomise(network)
+    images = torch.randn(2, 3, 224, 224)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in network.modules()) == of
+    with torch.no_grad():
+        expected = network(images)
+        assert folding.fold(network.train()) == pairs
+        torch.testing.assert_close(network.eval()(images), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_less_is_kept_for_the_backward_pass():
     def kept(network):
         sizes = {}
