@@ -27,7 +27,7 @@ export OMP_NUM_THREADS=1
 python() { command "${PYTHON:-python}" "$@"; }
 
 # Chosen by the stage `tuning` on the first of four folds of the training classes, never on test.
-EPOCHS=8 LR=0.0001 RHO=100 ALPHA=0.3
+EPOCHS=4 LR=0.00003 RHO=100 ALPHA=0.3
 
 begun() {       # the run called $1 that has finished an epoch
     for folder in "$1" "$1"_*; do
@@ -70,10 +70,11 @@ train() {
 photographs() {
     local stage=$1 group=$2 seed=$3
     shift 3
-    run "$stage" grocery "$group" "$seed" --arch timm:tf_efficientnet_lite0_frozen_normalize \
-        --weights_path "$datapath/tf_efficientnet_lite0.pth" --crop_size 96 --bs 100 --lr $LR \
-        --fc_lr 0.001 --n_epochs $EPOCHS --evaluate_every $EPOCHS "$@"
+    run "$stage" grocery "$group" "$seed" "${NETWORK[@]}" --bs 100 --lr $LR --fc_lr 0.001 \
+        --n_epochs $EPOCHS --evaluate_every $EPOCHS "$@"
 }
+NETWORK=(--arch timm:tf_efficientnet_lite0_frozen_normalize
+    --weights_path "$datapath/tf_efficientnet_lite0.pth" --crop_size 96)
 
 # Heads of 128 dimensions each, by themselves and combined.
 FOUR="discriminative selfsimilarity shared intra"
@@ -91,9 +92,9 @@ ALPHAS="--diva_alpha_ssl $ALPHA --diva_alpha_shared $ALPHA --diva_alpha_intra $A
 for stage in "$@"; do
     case $stage in
         tuning)
-            fold="--val_folds 4 --val_fold 0 --evaluate_every 2 --n_epochs 8"
+            fold="--val_folds 4 --val_fold 0 --evaluate_every 2"
             for lr in 0.00003 0.0001 0.0003; do
-                margin tuning margin_lr$lr 0 $fold --lr $lr
+                margin tuning margin_lr$lr 0 $fold --lr $lr --n_epochs 8
             done
             for rho in 0 10 100 1000; do
                 diva tuning diva_rho$rho 0 $fold $SELF $ALPHAS --diva_rho_decorrelation $rho
@@ -103,6 +104,8 @@ for stage in "$@"; do
                     --diva_alpha_ssl $alpha --diva_alpha_shared $alpha --diva_alpha_intra $alpha
             done ;;
         seeds)
+            python tests/benchmarks/study.py untrained --dataset grocery --source_path "$datapath" \
+                "${NETWORK[@]}" --device cpu --kernels 0
             for seed in 0 1 2 3 4; do
                 margin seeds margin $seed
                 ensemble seeds ensemble $seed

@@ -1,13 +1,15 @@
 """The study of `SampleRuns/Study.sh`: its numbers, a row each, and its tables.
 
     python tests/benchmarks/study.py add <run folder> --stage <stage> [--shops <folder of datasets>]
+    python tests/benchmarks/study.py untrained <options as for diva_main.py>
     python tests/benchmarks/study.py tables
 
 `add` reads a finished run into study.csv beside this file. A run with validation classes gives
 their metrics after every evaluated epoch and none of the test split; another run the metrics of the
 test split after its last epoch, those of `grocery_shops` (queries against the gallery, images of
 another shop) and the linear CKA of each pair of heads on the test split (Kornblith et al. 2019,
-arXiv 1905.00414). Reading a run again replaces its rows.
+arXiv 1905.00414). `untrained` measures the trunk with which runs of these options begin. Reading a
+run again replaces its rows.
 """
 
 import argparse
@@ -26,12 +28,14 @@ import torch
 
 import architectures
 import datasets
+import parameters
 from evaluation import history, runs
 from evaluation.embedding import derive
 from evaluation.evaluator import Split, score
 from evaluation.summarize import summary
-from utilities import checkpoint, run_folder
+from utilities import checkpoint, run_folder, setup
 from utilities.embedding import embed
+from utilities.geometry import unit
 from utilities.logger import csv_text
 
 FILE = Path(__file__).with_name("study.csv")
@@ -59,7 +63,7 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
         if (split, kind) == ("Test", "last") and not tuning:
             yield row(last, "Test", evaltype, metric, value)
     for curve in past.curves:
-        chosen = curve["split"] == "Val" and tuning
+        chosen = tuning and curve["split"] == "Val" and curve["group"] != "epochs"
         if chosen or curve["title"] in ("Train: Loss", "Train: Gradient share"):
             of = "Val" if chosen else curve["group"]
             for epoch, values in zip(curve["epochs"], curve["rows"], strict=True):
@@ -71,21 +75,39 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
     network, opt = architectures.load(folder / run_folder.LAST)
     opt.evaluate_only, opt.train_metrics, opt.kernels, opt.cache = True, False, 0, "none"
     heads = list(network.heads)
-    test = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
-    rows = embed(network, test.queries, heads)
+    _, (rows,) = embedded(network, opt, heads)
     points = dict(zip(heads, rows.chunk(len(heads), 1), strict=True))
     for one, other in itertools.combinations(heads, 2):
         yield row(last, "CKA", f"{one} {other}", "linear", cka(points[one], points[other]))
     if shops and opt.dataset == "grocery":
         opt.source_path, opt.dataset = str(shops), "grocery_shops"
-        split = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
-        sides = [embed(network, loader, heads) for loader in split.loaders]
+        split, sides = embedded(network, opt, heads)
         for evaltype in opt.evaltypes:
-            measured, _ = score(("mAP_r", "e_recall@1"), split, [
-                derive(side, evaltype, heads, normalize=network.normalize) for side in sides],
-                "cpu")
-            for metric, value in measured.values.items():
+            for metric, value in measured(METRICS[:2], split, [
+                    derive(side, evaltype, heads, normalize=network.normalize) for side in sides]):
                 yield row(last, "Shops", evaltype, metric, value)
+
+
+def of_trunk(argv: Sequence[str]) -> Iterator[Row]:
+    """The rows of the trunk with which runs of the options `argv` begin, at unit length."""
+    opt = parameters.read_arguments(argv)
+    network = architectures.select(opt.arch, opt)
+    for of, dataset, metrics in (("Test", "grocery", METRICS),
+                                 ("Shops", "grocery_shops", METRICS[:2])):
+        opt.dataset = dataset
+        split, sides = embedded(network, opt, None)
+        for metric, value in measured(metrics, split, [unit(side) for side in sides]):
+            yield "seeds", "untrained", "0", "0", of, "trunk", metric, f"{value:.6f}"
+
+
+def embedded(network, opt, heads: list[str] | None) -> tuple[Split, list[torch.Tensor]]:
+    """The test split and its queries as `embed` gives them, and the gallery if that is another."""
+    split = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
+    return split, [embed(network, loader, heads) for loader in split.loaders]
+
+
+def measured(metrics: Sequence[str], split: Split, sides: list[torch.Tensor]):
+    return score(metrics, split, sides, "cpu")[0].values.items()
 
 
 def cka(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -102,9 +124,8 @@ def stored() -> list[Row]:
         return [tuple(row) for row in itertools.islice(csv.reader(file), 1, None)]
 
 
-def add(folder: Path, stage: str, shops: Path | None) -> None:
-    new = list(of_run(folder, stage, shops))
-    assert new, f"{folder} holds no metrics"
+def add(new: list[Row]) -> None:
+    assert new, "nothing was measured"
     fcntl.flock(os.open(FILE.parent, os.O_RDONLY), fcntl.LOCK_EX)   # until the process ends
     kept = [row for row in stored() if row[:3] != new[0][:3]]
     checkpoint.write_text(FILE, csv_text([COLUMNS, *kept, *new]))
@@ -161,10 +182,14 @@ def main() -> None:
     adding.add_argument("folder", type=Path)
     adding.add_argument("--stage", required=True)
     adding.add_argument("--shops", type=Path)
+    commands.add_parser("untrained")
     commands.add_parser("tables")
-    args = parser.parse_args()
+    args, options = parser.parse_known_args()
+    setup.keep_freed_memory()
     if args.command == "add":
-        add(args.folder, args.stage, args.shops)
+        add(list(of_run(args.folder, args.stage, args.shops)))
+    elif args.command == "untrained":
+        add(list(of_trunk(options)))
     else:
         rows = stored()
         print("\n".join([*tables(rows), *differences(rows)]))
