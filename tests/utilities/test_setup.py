@@ -1,5 +1,8 @@
 """What is chosen once before a run."""
 
+import platform
+import resource
+
 import pytest
 import torch
 from torch import nn
@@ -67,3 +70,18 @@ def test_only_out_of_memory_errors_are_explained():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried it. More.")
     with pytest.raises(RuntimeError, match=r"^other$"), setup.explain_out_of_memory():
         raise RuntimeError("other")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
+def test_memory_that_tensors_free_is_kept():
+    def page_faults():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    setup.keep_freed_memory()
+    for _ in range(20):
+        torch.ones(16 << 20)
+    before = page_faults()
+    for _ in range(20):
+        torch.ones(16 << 20)
+    pages = (64 << 20) / resource.getpagesize()
+    assert page_faults() - before < pages
