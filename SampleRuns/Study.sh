@@ -27,7 +27,7 @@ export OMP_NUM_THREADS=1
 python() { command "${PYTHON:-python}" "$@"; }
 
 # Chosen by the stage `tuning` on the first of four folds of the training classes, never on test.
-EPOCHS=4 LR=0.00003 RHO=100 ALPHA=0.3
+EPOCHS=4 LR=0.00003 RHO=1000 ALPHA=0.1
 
 begun() {       # the run called $1 that has finished an epoch
     for folder in "$1" "$1"_*; do
@@ -87,7 +87,8 @@ ensemble() {
 }
 diva() { photographs "$@" --diva_features $FOUR --evaltypes $(combined $FOUR) $FOUR; }
 SELF="--diva_moco_temperature 0.1 --diva_moco_n_key_batches 20"
-ALPHAS="--diva_alpha_ssl $ALPHA --diva_alpha_shared $ALPHA --diva_alpha_intra $ALPHA"
+alphas() { echo "--diva_alpha_ssl $1 --diva_alpha_shared $1 --diva_alpha_intra $1"; }
+ALPHAS=$(alphas $ALPHA)
 
 for stage in "$@"; do
     case $stage in
@@ -97,11 +98,11 @@ for stage in "$@"; do
                 margin tuning margin_lr$lr 0 $fold --lr $lr --n_epochs 8
             done
             for rho in 0 10 100 1000; do
-                diva tuning diva_rho$rho 0 $fold $SELF $ALPHAS --diva_rho_decorrelation $rho
+                diva tuning diva_rho$rho 0 $fold $SELF $(alphas 0.3) --diva_rho_decorrelation $rho
             done
-            for alpha in 0.1 1; do
-                diva tuning diva_alpha$alpha 0 $fold $SELF --diva_rho_decorrelation $RHO \
-                    --diva_alpha_ssl $alpha --diva_alpha_shared $alpha --diva_alpha_intra $alpha
+            for alpha in 0.1 1; do      # 0.3: above
+                diva tuning diva_alpha$alpha 0 $fold $SELF $(alphas $alpha) \
+                    --diva_rho_decorrelation 100
             done ;;
         seeds)
             python tests/benchmarks/study.py untrained --dataset grocery --source_path "$datapath" \
