@@ -35,6 +35,8 @@ begun() {       # the run called $1 that has finished an epoch
     done
 }
 
+finished() { grep -q "^$1,$2,$3," tests/benchmarks/study.csv 2> /dev/null; }
+
 # run <stage> <dataset> <group> <seed> <flags ...>: waits for a free core, then has it trained.
 run() {
     if [ $running = "$JOBS" ]; then wait_for_one; fi
@@ -59,7 +61,7 @@ train() {
                 --channels_last --plots none --embed_dim 128 --samples_per_class 4 \
                 --evaluation_metrics e_recall@1 mAP_r nmi --storage_metrics mAP_r "$@"
         fi
-    elif grep -q "^$stage,$group,$seed," tests/benchmarks/study.csv 2> /dev/null; then
+    elif finished "$stage" "$group" "$seed"; then
         return
     fi
     folder=$(begun "$name")
@@ -105,8 +107,10 @@ for stage in "$@"; do
                     --diva_rho_decorrelation 100
             done ;;
         seeds)
-            python tests/benchmarks/study.py untrained --dataset grocery --source_path "$datapath" \
-                "${NETWORK[@]}" --device cpu --kernels 0
+            if ! finished seeds untrained 0; then
+                python tests/benchmarks/study.py untrained --dataset grocery \
+                    --source_path "$datapath" "${NETWORK[@]}" --device cpu --kernels 0
+            fi
             for seed in 0 1 2 3 4; do
                 margin seeds margin $seed
                 ensemble seeds ensemble $seed

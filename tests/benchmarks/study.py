@@ -41,12 +41,25 @@ from utilities.logger import csv_text
 FILE = Path(__file__).with_name("study.csv")
 COLUMNS = ("stage", "group", "seed", "epoch", "of", "evaltype", "metric", "value")
 METRICS = ("mAP_r", "e_recall@1", "nmi")
-# Of the stage `seeds`: (group, evaltype) whose difference is shown, heads with equal weights.
-MARGIN = ("margin", "discriminative")
-ENSEMBLE = ("ensemble", "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1")
+# Of the stage `seeds`: (group, evaltype) of the settings compared in the README.
 DIVA, CORRELATED = ((group, "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1")
                     for group in ("diva", "diva_correlated"))
+MARGIN = ("margin", "discriminative")
+ENSEMBLE = ("ensemble", "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1")
+SETTINGS = {
+    "untrained trunk, 1280": ("untrained", "trunk"),
+    "margin alone, 512": MARGIN,
+    "four heads by margin, 4 x 128": ENSEMBLE,
+    "DiVA without decorrelation, 4 x 128": CORRELATED,
+    "DiVA, 4 x 128": DIVA,
+    "its auxiliary heads at half weight": (
+        "diva", DIVA[1].replace("1-1-1-1", "1-0.5-0.5-0.5")),
+    "its weights of the paper, 0.75-1.25-1.25-1.25": (
+        "diva", DIVA[1].replace("1-1-1-1", "0.75-1.25-1.25-1.25")),
+    "its discriminative head, 128": ("diva", "discriminative")}
 PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED))
+MEASURED = [*(("Test", metric) for metric in ("e_recall@1", "mAP_r", "nmi")),
+            *(("Shops", metric) for metric in ("e_recall@1", "mAP_r"))]
 Row = tuple[str, ...]
 
 
@@ -158,21 +171,23 @@ def shown(values) -> str:
     return f"{100 * of.mean:.1f}" + ("" if of.half is None else f" ± {100 * of.half:.1f}")
 
 
-def differences(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: of each of PAIRS the mean difference over common seeds, with its interval."""
+def compared(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: SETTINGS, and of each of PAIRS the mean difference over common seeds, with their
+    intervals."""
     scores: dict = defaultdict(dict)
     for stage, group, seed, _, of, evaltype, metric, value in rows:
-        if stage == "seeds" and of in ("Test", "Shops"):
+        if stage == "seeds":
             scores[group, evaltype, of, metric][seed] = float(value)
-    columns = [("Test", metric) for metric in METRICS] + [("Shops", metric)
-                                                         for metric in METRICS[:2]]
-    yield "\n**Paired differences**\n\n| difference | " + " | ".join(map(" ".join, columns)) + " |"
-    yield "| --- |" + " ---: |" * len(columns)
+    lines = {name: [scores[(*setting, *column)].values() for column in MEASURED]
+             for name, setting in SETTINGS.items()}
     for one, other in PAIRS:
-        pairs = [(scores[(*one, *column)], scores[(*other, *column)]) for column in columns]
-        cells = [shown([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
-                 if a.keys() & b.keys() else "-" for a, b in pairs]
-        yield f"| {one[0]} - {other[0]} | " + " | ".join(cells) + " |"
+        sides = [(scores[(*one, *column)], scores[(*other, *column)]) for column in MEASURED]
+        lines[f"{one[0]} - {other[0]}"] = [
+            [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())] for a, b in sides]
+    yield "\n| | " + " | ".join(map(" ".join, MEASURED)) + " |"
+    yield "| --- |" + " ---: |" * len(MEASURED)
+    for name, cells in lines.items():
+        yield f"| {name} | " + " | ".join(shown(cell) if cell else "-" for cell in cells) + " |"
 
 
 def main() -> None:
@@ -192,7 +207,7 @@ def main() -> None:
         add(list(of_trunk(options)))
     else:
         rows = stored()
-        print("\n".join([*tables(rows), *differences(rows)]))
+        print("\n".join([*tables(rows), *compared(rows)]))
 
 
 if __name__ == "__main__":

@@ -44,5 +44,7 @@ def test_differences_are_paired_by_seed():
             for (group, evaltype), values in ((study.DIVA, (0.5, 0.7, 0.9)),
                                               (study.MARGIN, (0.4, 0.6)))
             for seed, value in enumerate(values)]
-    line, = [line for line in study.differences(rows) if line.startswith("| diva - margin")]
-    assert line.split(" | ")[1] == "10.0 ± 0.0"
+    cells = {line.split(" | ")[0]: line.split(" | ")[2] for line in study.compared(rows)}
+    assert cells["| diva - margin"] == "10.0 ± 0.0"
+    assert cells["| DiVA, 4 x 128"] == "70.0 ± 49.7"
+    assert cells["| DiVA without decorrelation, 4 x 128"] == "-"
