@@ -7,7 +7,8 @@ Each trains margin loss with distance-weighted mining from the same weights: 512
 batches of 25 classes of 4 images, random crops of 96 pixels, Adam, BatchNorm fixed, and evaluates
 once. pytorch-metric-learning by its trainer and its tester, open-metric-learning by its datasets,
 sampler, inference and metrics around the loop of its documentation, with the loss of
-pytorch-metric-learning, as that documentation does. Each runs in a process of its own, one after
+pytorch-metric-learning, as that documentation does. DiVA runs once more with
+--channels_last, a switch that the others do not have. Each runs in a process of its own, one after
 the other, in another order each round; the ratios hold where the seconds do not.
 
 open-metric-learning wants an older NumPy than this program: `pip install open-metric-learning timm
@@ -30,7 +31,7 @@ ARCH, DIM, CLASSES, EACH, CROP, RESIZE = "tf_efficientnet_lite0", 512, 25, 4, 96
 BATCH, LR, HEAD_LR, DECAY, BETA_LR = CLASSES * EACH, 1e-4, 1e-3, 4e-4, 5e-4
 
 
-def ours(args) -> dict:
+def ours(args, *more: str) -> dict:
     sys.path.insert(0, str(ROOT))
     import diva_main
     import parameters
@@ -58,7 +59,7 @@ def ours(args) -> dict:
             "--fc_lr", HEAD_LR, "--decay", DECAY, "--n_epochs", args.epochs,
             "--evaluate_every", args.epochs, "--kernels", args.workers, "--device", "cpu",
             "--seed", args.seed, "--plots", "none", "--diva_features", "discriminative",
-            "--evaluation_metrics", "e_recall@1", "mAP_r", "--storage_metrics", "mAP_r")])
+            "--evaluation_metrics", "e_recall@1", "mAP_r", "--storage_metrics", "mAP_r", *more)])
         with Interrupts() as interrupts:
             training = Timed(opt, interrupts)
             assert training.run() == 0
@@ -230,7 +231,8 @@ def map_at_r(retrieved, relevant) -> float:
     return statistics.fmean(scores)
 
 
-PEERS = {"DiVA": ours, "pytorch-metric-learning": pml, "open-metric-learning": oml}
+PEERS = {"DiVA": ours, "DiVA --channels_last": lambda args: ours(args, "--channels_last"),
+         "pytorch-metric-learning": pml, "open-metric-learning": oml}
 
 
 def child(args, name: str) -> dict | None:
