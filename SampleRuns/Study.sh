@@ -45,6 +45,9 @@ run() {
 }
 running=0
 wait_for_one() { wait -n; running=$((running - 1)); }
+# The script's end, Ctrl-C and the failure of a run stop the others, which keep their whole epochs.
+set -m      # a process group for each run
+trap 'for group in $(jobs -p); do kill -- "-$group" 2> /dev/null || true; done; wait' EXIT
 
 # train <as run>: trains it, or goes on, unless it is finished.
 train() {

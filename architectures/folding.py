@@ -10,6 +10,7 @@ modules compute as usual. timm's BatchNormAct2d goes on with dropout and an acti
 submodules.
 """
 
+import functools
 from collections import Counter
 
 from torch import Tensor, fx, nn
@@ -31,9 +32,10 @@ class FoldingConv2d(nn.Conv2d):
                                   norm.bias - mean * scale)
 
 
+@functools.cache
 def folded(kind: type[nn.BatchNorm2d]) -> type[nn.BatchNorm2d]:
-    """The class that differs from `kind` in evaluation mode alone, where the convolution has
-    applied the BatchNorm."""
+    """A class like `kind` that leaves out the normalisation in evaluation mode, since the
+    convolution has done it."""
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return kind.forward(self, x)

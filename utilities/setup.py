@@ -14,15 +14,17 @@ from torch.nn.utils import clip_grad_norm_
 from utilities import environment
 from utilities.errors import RunError, refuse
 
-# Of malloc.h: no block by mmap, nothing given back, one heap for all threads.
-M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX = (-4, 0), (-1, -1), (-8, 1)
+# Parameters of glibc's mallopt: how many blocks may be mapped by themselves, how much free memory
+# at the end of the heap is returned (-1: none), how many heaps threads may have.
+M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX = -4, -1, -8
 
 
 def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`, or by torchrun's number of the process.
+    A process whose networks live on the CPU keeps freed memory.
     """
-    keep_freed_memory()
     if opt.device == "cpu":
+        keep_freed_memory()
         return torch.device("cpu")
     if not torch.cuda.is_available():
         for wants_gpu, flag, given, accepted in (
@@ -32,6 +34,7 @@ def device(opt) -> torch.device:
                 (opt.evaluate_on_gpu, "--evaluate_on_gpu", "given", "without it")):
             if wants_gpu:
                 refuse(flag, f"{given}, but there is no CUDA device here", accepted)
+        keep_freed_memory()
         return torch.device("cpu")
     index = environment.local_rank() if environment.by_torchrun() else opt.gpu[0]
     if environment.n_local_processes() > torch.cuda.device_count():
@@ -47,11 +50,12 @@ def device(opt) -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc's malloc keep the large blocks that tensors free instead of giving them back to
-    the kernel, which would zero them page by page at their next use. Elsewhere nothing happens."""
+    """Makes glibc's malloc keep freed memory for later tensors. By default it returns large blocks
+    to the kernel, and the next tensor waits until the kernel has zeroed new pages. Where malloc is
+    another one, nothing changes."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    for parameter, value in M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX:
-        if mallopt:
+    if mallopt:
+        for parameter, value in (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_ARENA_MAX, 1):
             mallopt(parameter, value)
 
 

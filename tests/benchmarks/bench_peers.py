@@ -7,9 +7,9 @@ Each trains margin loss with distance-weighted mining from the same weights: 512
 batches of 25 classes of 4 images, random crops of 96 pixels, Adam, BatchNorm fixed, and evaluates
 once. pytorch-metric-learning by its trainer and its tester, open-metric-learning by its datasets,
 sampler, inference and metrics around the loop of its documentation, with the loss of
-pytorch-metric-learning, as that documentation does. DiVA runs once more with
---channels_last, a switch that the others do not have. Each runs in a process of its own, one after
-the other, in another order each round; the ratios hold where the seconds do not.
+pytorch-metric-learning, as that documentation does. DiVA runs once more with --channels_last, a
+switch that the others do not have. Each runs in a process of its own, one after the other, in
+another order each round; the ratios hold where the seconds do not.
 
 open-metric-learning wants an older NumPy than this program: `pip install open-metric-learning timm
 pytorch-metric-learning` into an environment of its own, whose interpreter is --oml_python. A

@@ -14,9 +14,7 @@ run again replaces its rows.
 
 import argparse
 import csv
-import fcntl
 import itertools
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from filelock import FileLock
 
 import architectures
 import datasets
@@ -40,7 +39,8 @@ from utilities.logger import csv_text
 
 FILE = Path(__file__).with_name("study.csv")
 COLUMNS = ("stage", "group", "seed", "epoch", "of", "evaltype", "metric", "value")
-METRICS = ("mAP_r", "e_recall@1", "nmi")
+METRICS = ("e_recall@1", "mAP_r", "nmi")
+SHOP_METRICS = METRICS[:2]
 # Of the stage `seeds`: (group, evaltype) of the settings compared in the README.
 DIVA, CORRELATED = ((group, "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1")
                     for group in ("diva", "diva_correlated"))
@@ -58,8 +58,7 @@ SETTINGS = {
         "diva", DIVA[1].replace("1-1-1-1", "0.75-1.25-1.25-1.25")),
     "its discriminative head, 128": ("diva", "discriminative")}
 PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED))
-MEASURED = [*(("Test", metric) for metric in ("e_recall@1", "mAP_r", "nmi")),
-            *(("Shops", metric) for metric in ("e_recall@1", "mAP_r"))]
+MEASURED = [("Test", metric) for metric in METRICS] + [("Shops", metric) for metric in SHOP_METRICS]
 Row = tuple[str, ...]
 
 
@@ -96,7 +95,7 @@ def of_run(folder: Path, stage: str, shops: Path | None) -> Iterator[Row]:
         opt.source_path, opt.dataset = str(shops), "grocery_shops"
         split, sides = embedded(network, opt, heads)
         for evaltype in opt.evaltypes:
-            for metric, value in measured(METRICS[:2], split, [
+            for metric, value in measured(SHOP_METRICS, split, [
                     derive(side, evaltype, heads, normalize=network.normalize) for side in sides]):
                 yield row(last, "Shops", evaltype, metric, value)
 
@@ -106,7 +105,7 @@ def of_trunk(argv: Sequence[str]) -> Iterator[Row]:
     opt = parameters.read_arguments(argv)
     network = architectures.select(opt.arch, opt)
     for of, dataset, metrics in (("Test", "grocery", METRICS),
-                                 ("Shops", "grocery_shops", METRICS[:2])):
+                                 ("Shops", "grocery_shops", SHOP_METRICS)):
         opt.dataset = dataset
         split, sides = embedded(network, opt, None)
         for metric, value in measured(metrics, split, [unit(side) for side in sides]):
@@ -114,7 +113,8 @@ def of_trunk(argv: Sequence[str]) -> Iterator[Row]:
 
 
 def embedded(network, opt, heads: list[str] | None) -> tuple[Split, list[torch.Tensor]]:
-    """The test split and its queries as `embed` gives them, and the gallery if that is another."""
+    """The test split, and the embeddings of its queries and, where there is one, of its gallery:
+    heads side by side, or the trunk where heads is None."""
     split = Split.of(datasets.select(opt.dataset, opt), "Test", "testing", opt, "cpu")
     return split, [embed(network, loader, heads) for loader in split.loaders]
 
@@ -139,9 +139,9 @@ def stored() -> list[Row]:
 
 def add(new: list[Row]) -> None:
     assert new, "nothing was measured"
-    fcntl.flock(os.open(FILE.parent, os.O_RDONLY), fcntl.LOCK_EX)   # until the process ends
-    kept = [row for row in stored() if row[:3] != new[0][:3]]
-    checkpoint.write_text(FILE, csv_text([COLUMNS, *kept, *new]))
+    with FileLock(FILE.with_suffix(".lock")):
+        kept = [row for row in stored() if row[:3] != new[0][:3]]
+        checkpoint.write_text(FILE, csv_text([COLUMNS, *kept, *new]))
 
 
 def tables(rows: Sequence[Row]) -> Iterator[str]:
@@ -172,8 +172,8 @@ def shown(values) -> str:
 
 
 def compared(rows: Sequence[Row]) -> Iterator[str]:
-    """Markdown: SETTINGS, and of each of PAIRS the mean difference over common seeds, with their
-    intervals."""
+    """Markdown: the metrics of SETTINGS and the differences of PAIRS, each the mean and 95 %
+    interval over seeds; differences are taken seed by seed."""
     scores: dict = defaultdict(dict)
     for stage, group, seed, _, of, evaltype, metric, value in rows:
         if stage == "seeds":
@@ -200,6 +200,8 @@ def main() -> None:
     commands.add_parser("untrained")
     commands.add_parser("tables")
     args, options = parser.parse_known_args()
+    if options and args.command != "untrained":
+        parser.error(f"unrecognised arguments: {' '.join(options)}")
     setup.keep_freed_memory()
     if args.command == "add":
         add(list(of_run(args.folder, args.stage, args.shops)))

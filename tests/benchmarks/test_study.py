@@ -2,8 +2,15 @@
 
 import torch
 
-from tests import runs
+import architectures
+import datasets
+import metrics
+import parameters
+from datasets.loader import Loader
+from tests import runs, trees
 from tests.benchmarks import study
+from utilities.embedding import embed
+from utilities.geometry import unit
 
 
 def test_cka_knows_rotations_and_scales_and_tells_independent_points(tmp_path):
@@ -37,6 +44,42 @@ def test_a_run_with_a_validation_fold_gives_each_epoch_of_it_and_nothing_of_the_
         "Loss", "Gradient share")]
     assert [row[3:7] for row in rows] == [
         (epoch, "Val", "discriminative", "e_recall@1") for epoch in ("0", "1")]
+
+
+def test_epochs_without_an_evaluation_have_no_rows(tmp_path):
+    folder = runs.train(tmp_path, "--n_epochs", 4, "--group", "g", "--val_folds", 2, "--val_fold",
+                        0, "--bs", 4, "--evaluation_metrics", "e_recall@1", "--evaluate_every", 2)
+    rows = [row for row in study.of_run(folder, "tuning", None) if row[4] == "Val"]
+    assert [row[3:7] for row in rows] == [
+        (epoch, "Val", "discriminative", "e_recall@1") for epoch in ("0", "2", "3")]
+
+
+def test_the_untrained_trunk_is_measured_on_both_test_splits(tmp_path):
+    for name, classes in (("grocery", 6), ("grocery_shops", 8)):
+        trees.class_folders(tmp_path / name, classes)
+    argv = ["--dataset", "grocery", "--source_path", str(tmp_path), "--arch", "resnet18_normalize",
+            "--not_pretrained", "--crop_size", "32", "--bs", "4", "--device", "cpu", "--kernels",
+            "0"]
+    rows = list(study.of_trunk(argv))
+    assert [row[:7] for row in rows] == [
+        ("seeds", "untrained", "0", "0", of, "trunk", metric) for of, metric in study.MEASURED]
+    opt = parameters.read_arguments([*argv[:1], "grocery_shops", *argv[2:]])
+    test = datasets.select("grocery_shops", opt)["testing"]
+    torch.manual_seed(0)
+    trunk = embed(architectures.select(opt.arch, opt), Loader(test, opt, "cpu"), None)
+    expected = metrics.compute(["e_recall@1"], unit(trunk), torch.as_tensor(test.labels))
+    torch.manual_seed(0)
+    again = {row[4:7]: row[7] for row in study.of_trunk(argv)}
+    assert again["Shops", "trunk", "e_recall@1"] == f"{expected['e_recall@1']:.6f}"
+
+
+def test_rows_of_a_run_replace_its_older_ones_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "FILE", tmp_path / "study.csv")
+    rows = [("seeds", "g", seed, "3", "Test", "e", "nmi", value)
+            for seed, value in (("0", "0.1"), ("1", "0.2"), ("0", "0.3"))]
+    for row in rows:
+        study.add([row])
+    assert study.stored() == rows[1:]
 
 
 def test_differences_are_paired_by_seed():
