@@ -98,3 +98,18 @@ def test_which_networks_want_other_inputs():
     assert isinstance(backbones.build("xception").model.renormalise, backbones.Renormalise)
     for name in ("resnet50", "bninception", "se_resnet50"):
         assert isinstance(backbones.build(name).model.renormalise, nn.Identity)
+
+
+def test_networks_that_the_library_s_import_builds_take_no_memory_and_are_drawn_when_built():
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return backbones.build("resnext101_32x4d").state_dict()
+
+    library = backbones.pretrainedmodels.models.resnext.resnext101_32x4d_features
+    assert all(tensor.is_meta for tensor in library.state_dict().values())
+    one, same, other = drawn(0), drawn(0), drawn(1)
+    torch.testing.assert_close(one, same, rtol=0, atol=0)
+    weight = "model.features.0.weight"
+    assert not torch.equal(one[weight], other[weight])
+    assert one[weight].data_ptr() != same[weight].data_ptr()
+    assert one["model.features.1.running_var"].eq(1).all()

@@ -19,6 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -165,6 +166,21 @@ def tables(rows: Sequence[Row]) -> Iterator[str]:
                 for metric in columns) + " |")
 
 
+def terms(rows: Sequence[Row]) -> Iterator[str]:
+    """Markdown: each term's loss and its share in the gradient after each epoch, means over the
+    seeds."""
+    values: dict = defaultdict(lambda: defaultdict(list))
+    for stage, group, _, epoch, of, term, _, value in rows:
+        if of in ("Loss", "Gradient share"):
+            values[stage, group, term][of, int(epoch)].append(float(value))
+    yield "\n| stage | setting | term | loss | share, % |\n| --- | --- | --- | ---: | ---: |"
+    for setting, scores in values.items():
+        losses, shares = ([fmean(scores[key]) for key in sorted(scores) if key[0] == of]
+                          for of in ("Loss", "Gradient share"))
+        yield (f"| {' | '.join(setting)} | {', '.join(f'{loss:.3g}' for loss in losses)} | "
+               f"{', '.join(f'{100 * share:.3g}' for share in shares)} |")
+
+
 def shown(values) -> str:
     """Mean and half of the 95 % interval in per cent."""
     of = summary(list(values))
@@ -209,7 +225,7 @@ def main() -> None:
         add(list(of_trunk(options)))
     else:
         rows = stored()
-        print("\n".join([*tables(rows), *compared(rows)]))
+        print("\n".join([*tables(rows), *terms(rows), *compared(rows)]))
 
 
 if __name__ == "__main__":

@@ -91,3 +91,13 @@ def test_differences_are_paired_by_seed():
     assert cells["| diva - margin"] == "10.0 ± 0.0"
     assert cells["| DiVA, 4 x 128"] == "70.0 ± 49.7"
     assert cells["| DiVA without decorrelation, 4 x 128"] == "-"
+
+
+def test_terms_are_means_over_seeds_in_the_order_of_epochs():
+    rows = [("seeds", "diva", str(seed), str(epoch), of, "intra", "mean", str(value))
+            for of, seed, values in (("Loss", 0, range(11)), ("Loss", 1, range(2, 13)),
+                                     ("Gradient share", 0, [0.5] * 11))
+            for epoch, value in reversed(list(enumerate(values)))]
+    assert list(study.terms(rows))[-1] == (
+        "| seeds | diva | intra | 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 | "
+        + ", ".join(["50"] * 11) + " |")
