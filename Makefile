@@ -10,7 +10,7 @@ quickstart: .venv/installed
 	PYTHON=$(BIN)/python bash SampleRuns/Quickstart.sh
 
 test: .venv/installed-tests lint
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
 
 test-slow: .venv/installed-tests
 	$(PYTEST) -m slow
