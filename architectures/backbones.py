@@ -19,7 +19,8 @@ from architectures import INPUTS, TIMM, guest
 from utilities import registry
 from utilities.errors import refuse
 
-# Its import builds two ResNeXts, of 480 MB, which stay: on the meta device they take no memory.
+# On import the library builds two ResNeXts (480 MB) and keeps them. On the meta device they take
+# no memory.
 with warnings.catch_warnings(), torch.device("meta"):
     warnings.simplefilter("ignore", SyntaxWarning)  # raised when it is first compiled
     import pretrainedmodels
@@ -141,7 +142,7 @@ def _pretrainedmodels(name: str) -> Pooled:
 
 
 def initialised(model: nn.Module) -> nn.Module:
-    """A copy of `model`, a network on the meta device, on the CPU and with random weights."""
+    """A copy on the CPU, with random weights, of `model`, which lies on the meta device."""
     model = copy.deepcopy(model).to_empty(device="cpu")
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
