@@ -78,6 +78,13 @@ photographs() {
     run "$stage" grocery "$group" "$seed" "${NETWORK[@]}" --bs 100 --lr $LR --fc_lr 0.001 \
         --n_epochs $EPOCHS --evaluate_every $EPOCHS "$@"
 }
+# characters <group> <seed> <flags ...>
+characters() {
+    local group=$1 seed=$2
+    shift 2
+    run omniglot omniglot "$group" "$seed" --arch resnet18_normalize --not_pretrained \
+        --crop_size 40 --augmentation red --bs 64 --lr 0.001 --n_epochs 8 --evaluate_every 8 "$@"
+}
 NETWORK=(--arch timm:tf_efficientnet_lite0_frozen_normalize
     --weights_path "$datapath/tf_efficientnet_lite0.pth" --crop_size 96)
 
@@ -108,7 +115,9 @@ for stage in "$@"; do
             for alpha in 0.1 1; do      # 0.3: above
                 diva tuning diva_alpha$alpha 0 $fold $SELF $(alphas $alpha) \
                     --diva_rho_decorrelation 100
-            done ;;
+            done
+            diva tuning diva_epochs8 0 $fold $SELF $ALPHAS --diva_rho_decorrelation $RHO \
+                --n_epochs 8 ;;
         seeds)
             if ! finished seeds untrained 0; then
                 python tests/benchmarks/study.py untrained --dataset grocery \
@@ -138,21 +147,18 @@ for stage in "$@"; do
                         --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
                         --diva_rho_decorrelation $RHO
                 done
-                diva selfsimilarity moco_t$temperature 0 $ALPHAS --diva_ssl moco \
-                    --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
-                    --diva_rho_decorrelation $RHO
+                for seed in $([ $temperature = 0.1 ] && echo 0 1 2 || echo 0); do  # 0.1: the best
+                    diva selfsimilarity moco_t$temperature $seed $ALPHAS --diva_ssl moco \
+                        --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
+                        --diva_rho_decorrelation $RHO
+                done
             done ;;
         omniglot)
             for seed in 0 1; do
-                for features in discriminative "$FOUR"; do
-                    group=$([ "$features" = discriminative ] && echo margin || echo diva)
-                    run omniglot omniglot "omniglot_$group" $seed --diva_features $features \
-                        --arch resnet18_normalize --not_pretrained --crop_size 40 \
-                        --augmentation red --bs 64 --lr 0.001 --n_epochs 8 --evaluate_every 8 \
-                        --embed_dim $([ $group = margin ] && echo 256 || echo 64) \
-                        --evaltypes all $ALPHAS --diva_moco_temperature 0.1 \
-                        --diva_moco_n_key_batches 10 --diva_rho_decorrelation $RHO
-                done
+                characters omniglot_margin $seed --diva_features discriminative --embed_dim 256
+                characters omniglot_diva $seed --diva_features $FOUR --embed_dim 64 \
+                    --evaltypes $(combined $FOUR) $FOUR $ALPHAS --diva_moco_temperature 0.1 \
+                    --diva_moco_n_key_batches 10 --diva_rho_decorrelation $RHO
             done ;;
         *)
             echo "unknown stage '$stage': tuning seeds parts selfsimilarity omniglot" >&2
