@@ -2,8 +2,9 @@
 # What DiVA's heads add on photographs: margin loss alone, as many heads by margin loss alone, and
 # DiVA with and without decorrelation, over seeds, on the CPU.
 #
-#     bash SampleRuns/Study.sh <datapath> [stage ...; tuning seeds parts selfsimilarity omniglot]
+#     bash SampleRuns/Study.sh <datapath> [stage ...]
 #
+# The stages: tuning seeds longer parts selfsimilarity omniglot, by default all.
 # <datapath> holds grocery/ (the Grocery Store Dataset in the layout of CUB200), grocery_shops/ (the
 # same images with a table.csv), omniglot/, and tf_efficientnet_lite0.pth. Called again, it goes on
 # where it stopped. Each finished run becomes rows of tests/benchmarks/study.csv, of which `python
@@ -19,7 +20,7 @@ fi
 absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 datapath=$(absolute "$1")
 shift
-if [ $# = 0 ]; then set -- tuning seeds parts selfsimilarity omniglot; fi
+if [ $# = 0 ]; then set -- tuning seeds longer parts selfsimilarity omniglot; fi
 if [ -n "${RESULTS:-}" ]; then RESULTS=$(absolute "$RESULTS"); fi
 CDPATH= cd "$(dirname "$0")/.."
 RESULTS=${RESULTS:-$PWD/Training_Results/Study} JOBS=${JOBS:-2}
@@ -101,6 +102,7 @@ diva() { photographs "$@" --diva_features $FOUR --evaltypes $(combined $FOUR) $F
 SELF="--diva_moco_temperature 0.1 --diva_moco_n_key_batches 20"
 alphas() { echo "--diva_alpha_ssl $1 --diva_alpha_shared $1 --diva_alpha_intra $1"; }
 ALPHAS=$(alphas $ALPHA)
+LONGER="--n_epochs 8 --evaluate_every 8"
 
 for stage in "$@"; do
     case $stage in
@@ -128,6 +130,12 @@ for stage in "$@"; do
                 ensemble seeds ensemble $seed
                 diva seeds diva_correlated $seed $SELF $ALPHAS --diva_rho_decorrelation 0
                 diva seeds diva $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO
+            done ;;
+        longer)
+            for seed in 0 1 2 3 4; do
+                diva longer diva_long $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO $LONGER
+                ensemble longer ensemble_long $seed $LONGER
+                margin longer margin_long $seed $LONGER
             done ;;
         parts)
             for seed in 0 1 2; do
@@ -161,7 +169,7 @@ for stage in "$@"; do
                     --diva_moco_n_key_batches 10 --diva_rho_decorrelation $RHO
             done ;;
         *)
-            echo "unknown stage '$stage': tuning seeds parts selfsimilarity omniglot" >&2
+            echo "unknown stage '$stage': tuning seeds longer parts selfsimilarity omniglot" >&2
             exit 2 ;;
     esac
     while [ $running != 0 ]; do wait_for_one; done
