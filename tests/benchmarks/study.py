@@ -42,23 +42,42 @@ FILE = Path(__file__).with_name("study.csv")
 COLUMNS = ("stage", "group", "seed", "epoch", "of", "evaltype", "metric", "value")
 METRICS = ("e_recall@1", "mAP_r", "nmi")
 SHOP_METRICS = METRICS[:2]
-# Of the stage `seeds`: (group, evaltype) of the settings compared in the README.
-DIVA, CORRELATED = ((group, "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1")
-                    for group in ("diva", "diva_correlated"))
-MARGIN = ("margin", "discriminative")
-ENSEMBLE = ("ensemble", "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1")
+# (group, evaltype) of the settings compared in the README: of four epochs, then of eight.
+DIVA_EQUAL = "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1"
+ENSEMBLE_EQUAL = "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1"
+MARGIN, ENSEMBLE, CORRELATED, DIVA = (
+    ("margin", "discriminative"), ("ensemble", ENSEMBLE_EQUAL), ("diva_correlated", DIVA_EQUAL),
+    ("diva", DIVA_EQUAL))
+MARGIN_8, ENSEMBLE_8, DIVA_8 = ((f"{group}_long", evaltype)
+                                for group, evaltype in (MARGIN, ENSEMBLE, DIVA))
+GUESTS = PROXY_ANCHOR, MULTISIMILARITY = [(group, "discriminative")
+                                          for group in ("proxy_anchor", "multisimilarity")]
+BESIDE = [(f"discriminative_{feature}", f"Combined_discriminative_{feature}-1-1")
+          for feature in ("selfsimilarity", "shared", "intra")]
+MOCO = ("moco_t0.1", DIVA_EQUAL)
 SETTINGS = {
     "untrained trunk, 1280": ("untrained", "trunk"),
     "margin alone, 512": MARGIN,
+    "Proxy Anchor, 512": PROXY_ANCHOR,
+    "MultiSimilarity, 512": MULTISIMILARITY,
     "four heads by margin, 4 x 128": ENSEMBLE,
     "DiVA without decorrelation, 4 x 128": CORRELATED,
     "DiVA, 4 x 128": DIVA,
-    "its auxiliary heads at half weight": (
-        "diva", DIVA[1].replace("1-1-1-1", "1-0.5-0.5-0.5")),
+    "its auxiliary heads at half weight": ("diva", DIVA_EQUAL.replace("1-1-1-1", "1-0.5-0.5-0.5")),
     "its weights of the paper, 0.75-1.25-1.25-1.25": (
-        "diva", DIVA[1].replace("1-1-1-1", "0.75-1.25-1.25-1.25")),
-    "its discriminative head, 128": ("diva", "discriminative")}
-PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED))
+        "diva", DIVA_EQUAL.replace("1-1-1-1", "0.75-1.25-1.25-1.25")),
+    "its discriminative head, 128": ("diva", "discriminative"),
+    "DiVA with plain moco, 4 x 128": MOCO,
+    "margin alone, eight epochs": MARGIN_8,
+    "four heads by margin, eight epochs": ENSEMBLE_8,
+    "DiVA, eight epochs": DIVA_8,
+    "its auxiliary heads at half weight, eight epochs": (
+        "diva_long", DIVA_EQUAL.replace("1-1-1-1", "1-0.5-0.5-0.5")),
+    "its discriminative head, eight epochs": ("diva_long", "discriminative")}
+PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED), (MOCO, DIVA),
+         *itertools.product(GUESTS, (MARGIN, ENSEMBLE)), *((part, MARGIN) for part in BESIDE),
+         (DIVA_8, DIVA), (ENSEMBLE_8, ENSEMBLE), (MARGIN_8, MARGIN),
+         (DIVA_8, MARGIN_8), (DIVA_8, ENSEMBLE_8))
 MEASURED = [("Test", metric) for metric in METRICS] + [("Shops", metric) for metric in SHOP_METRICS]
 Row = tuple[str, ...]
 
@@ -191,9 +210,8 @@ def compared(rows: Sequence[Row]) -> Iterator[str]:
     """Markdown: the metrics of SETTINGS and the differences of PAIRS, each the mean and 95 %
     interval over seeds; differences are taken seed by seed."""
     scores: dict = defaultdict(dict)
-    for stage, group, seed, _, of, evaltype, metric, value in rows:
-        if stage == "seeds":
-            scores[group, evaltype, of, metric][seed] = float(value)
+    for _, group, seed, _, of, evaltype, metric, value in rows:
+        scores[group, evaltype, of, metric][seed] = float(value)
     lines = {name: [scores[(*setting, *column)].values() for column in MEASURED]
              for name, setting in SETTINGS.items()}
     for one, other in PAIRS:
