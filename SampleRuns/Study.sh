@@ -136,6 +136,7 @@ for stage in "$@"; do
                 diva longer diva_long $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO $LONGER
                 ensemble longer ensemble_long $seed $LONGER
                 margin longer margin_long $seed $LONGER
+                margin longer multisimilarity_long $seed --loss pml:MultiSimilarityLoss $LONGER
             done ;;
         parts)
             for seed in 0 1 2; do

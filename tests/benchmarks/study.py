@@ -48,10 +48,11 @@ ENSEMBLE_EQUAL = "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1
 MARGIN, ENSEMBLE, CORRELATED, DIVA = (
     ("margin", "discriminative"), ("ensemble", ENSEMBLE_EQUAL), ("diva_correlated", DIVA_EQUAL),
     ("diva", DIVA_EQUAL))
-MARGIN_8, ENSEMBLE_8, DIVA_8 = ((f"{group}_long", evaltype)
-                                for group, evaltype in (MARGIN, ENSEMBLE, DIVA))
 GUESTS = PROXY_ANCHOR, MULTISIMILARITY = [(group, "discriminative")
                                           for group in ("proxy_anchor", "multisimilarity")]
+MARGIN_8, MULTISIMILARITY_8, ENSEMBLE_8, DIVA_8 = (
+    (f"{group}_long", evaltype)
+    for group, evaltype in (MARGIN, MULTISIMILARITY, ENSEMBLE, DIVA))
 BESIDE = [(f"discriminative_{feature}", f"Combined_discriminative_{feature}-1-1")
           for feature in ("selfsimilarity", "shared", "intra")]
 MOCO = ("moco_t0.1", DIVA_EQUAL)
@@ -69,6 +70,7 @@ SETTINGS = {
     "its discriminative head, 128": ("diva", "discriminative"),
     "DiVA with plain moco, 4 x 128": MOCO,
     "margin alone, eight epochs": MARGIN_8,
+    "MultiSimilarity, eight epochs": MULTISIMILARITY_8,
     "four heads by margin, eight epochs": ENSEMBLE_8,
     "DiVA, eight epochs": DIVA_8,
     "its auxiliary heads at half weight, eight epochs": (
@@ -76,8 +78,9 @@ SETTINGS = {
     "its discriminative head, eight epochs": ("diva_long", "discriminative")}
 PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED), (MOCO, DIVA),
          *itertools.product(GUESTS, (MARGIN, ENSEMBLE)), *((part, MARGIN) for part in BESIDE),
-         (DIVA_8, DIVA), (ENSEMBLE_8, ENSEMBLE), (MARGIN_8, MARGIN),
-         (DIVA_8, MARGIN_8), (DIVA_8, ENSEMBLE_8))
+         (MARGIN_8, MARGIN), (MULTISIMILARITY_8, MULTISIMILARITY), (ENSEMBLE_8, ENSEMBLE),
+         (DIVA_8, DIVA), (DIVA_8, MARGIN_8), (ENSEMBLE_8, MARGIN_8), (DIVA_8, ENSEMBLE_8),
+         (MULTISIMILARITY_8, ENSEMBLE_8))
 MEASURED = [("Test", metric) for metric in METRICS] + [("Shops", metric) for metric in SHOP_METRICS]
 Row = tuple[str, ...]
 
