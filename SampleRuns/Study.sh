@@ -136,6 +136,8 @@ for stage in "$@"; do
                 diva longer diva_long $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO $LONGER
                 ensemble longer ensemble_long $seed $LONGER
                 margin longer margin_long $seed $LONGER
+            done
+            for seed in 0 1 2; do
                 margin longer multisimilarity_long $seed --loss pml:MultiSimilarityLoss $LONGER
             done ;;
         parts)
