@@ -167,9 +167,12 @@ for stage in "$@"; do
         omniglot)
             for seed in 0 1; do
                 characters omniglot_margin $seed --diva_features discriminative --embed_dim 256
-                characters omniglot_diva $seed --diva_features $FOUR --embed_dim 64 \
-                    --evaltypes $(combined $FOUR) $FOUR $ALPHAS --diva_moco_temperature 0.1 \
-                    --diva_moco_n_key_batches 10 --diva_rho_decorrelation $RHO
+                for rho in 0 $RHO; do
+                    group=omniglot_diva$([ $rho = 0 ] && echo _correlated || true)
+                    characters $group $seed --diva_features $FOUR --embed_dim 64 \
+                        --evaltypes $(combined $FOUR) $FOUR $ALPHAS --diva_moco_temperature 0.1 \
+                        --diva_moco_n_key_batches 10 --diva_rho_decorrelation $rho
+                done
             done ;;
         *)
             echo "unknown stage '$stage': tuning seeds longer parts selfsimilarity omniglot" >&2

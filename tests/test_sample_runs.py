@@ -218,7 +218,7 @@ def test_the_studys_runs_are_comparable(tmp_path):
     lines = [line for line in echoed("Study.sh", "my data", cwd=tmp_path)
              if line.startswith("diva_main.py")]
     every = [read_arguments(shlex.split(line.replace("my data", "data"))[1:]) for line in lines]
-    assert len({opt.savename for opt in every}) == len(every) == 77
+    assert len({opt.savename for opt in every}) == len(every) == 79
     found = {(opt.group, evaltype) for opt in every for evaltype in opt.evaltypes}
     assert found >= set(itertools.chain.from_iterable(study.PAIRS))
     photographs = [opt for opt in every if opt.dataset == "grocery"]
