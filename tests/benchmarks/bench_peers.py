@@ -11,9 +11,10 @@ pytorch-metric-learning, as that documentation does. DiVA runs once more with --
 switch that the others do not have. Each runs in a process of its own, one after the other, in
 another order each round; the ratios hold where the seconds do not.
 
-open-metric-learning wants an older NumPy than this program: `pip install open-metric-learning timm
-pytorch-metric-learning` into an environment of its own, whose interpreter is --oml_python. A
-library that cannot be imported is left out, which is said. Without arguments nothing is done.
+open-metric-learning wants an older NumPy than this program: `pip install open-metric-learning
+omegaconf timm pytorch-metric-learning` into an environment of its own, whose interpreter is
+--oml_python. A library that cannot be imported is left out, which is said. Without arguments
+nothing is done.
 """
 
 import argparse
