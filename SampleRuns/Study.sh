@@ -131,7 +131,7 @@ for stage in "$@"; do
                 diva seeds diva_correlated $seed $SELF $ALPHAS --diva_rho_decorrelation 0
                 diva seeds diva $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO
             done ;;
-        longer)
+        longer)     # on the fold DiVA gained until the seventh epoch, margin loss until the third
             for seed in 0 1 2 3 4; do
                 diva longer diva_long $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO $LONGER
                 ensemble longer ensemble_long $seed $LONGER
