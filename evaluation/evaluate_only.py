@@ -12,11 +12,10 @@ import datasets
 from evaluation import per_class
 from evaluation.evaluator import Evaluator
 from utilities import environment, setup
-from utilities.checkpoint import write_text
 from utilities.distributed import ALONE, Alone
 from utilities.options import first
 from utilities.terminal import check_output
-from utilities.tool import check_new
+from utilities.tool import check_new, write_text
 
 
 def evaluate_only(opt, processes: Alone = ALONE) -> int:

@@ -66,6 +66,7 @@ class Embeddings(nn.Module):
 def main(arguments: Namespace) -> None:
     if arguments.format == "onnx":
         check_extras()
+    tool.check_new(arguments.out, "--out")
     described = arguments.out.with_suffix(".json")
     if arguments.format == "torch" and arguments.out.suffix != ".pt2":
         refuse("--out", f"{str(arguments.out)!r} given", "with --format torch a name that ends in "
@@ -73,8 +74,7 @@ def main(arguments: Namespace) -> None:
     if described == arguments.out:
         refuse("--out", f"{str(arguments.out)!r} given, where the preprocessing goes",
                "a name that does not end in .json")
-    for path in (arguments.out, described):
-        tool.check_new(path, "--out")
+    tool.check_new(described, "--out")
     network, options = architectures.load(arguments.checkpoint)
     network.chunk = 0
     names = list(dict.fromkeys([*network.heads, *options.evaltypes]))

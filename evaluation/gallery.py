@@ -31,7 +31,7 @@ SAMPLE, NEIGHBOURS = 200, 10    # images that judge a compressed index, and of e
 PART = 50_000                   # images that are embedded between two writes of the file
 
 INDEXES = ("exact", "compressed")
-UNREADABLE = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (OSError, TypeError, ValueError, LookupError, EOFError, zipfile.BadZipFile)
 Embed = Callable[[Sequence[Picture]], np.ndarray]   # -> (N, D) float32
 Usable = Callable[[Sequence[Picture]], Sequence[Picture]]
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from utilities.checkpoint import replace
 from utilities.plot import PALETTE
 from utilities.terminal import escaped
+from utilities.tool import write as write_file
 
 SIDE, FRAME, GAP = 144, 6, 6  # pixels: an image, the frame around it, the space between
 RIGHT, WRONG, QUERY, PLAIN = *PALETTE[:2], "#404040", "#BEBEBE"
@@ -94,7 +94,7 @@ def draw(path: str | Path, rows: Sequence[Sequence[Tile]], read: Callable[[str],
         for column, tile in enumerate(tiles):
             left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
             draw_tile(sheet, (left, top + line * height), tile, read, is_query=not column)
-    replace(Path(path), lambda file: sheet.save(file, format="PNG"))
+    write_file(Path(path), lambda file: sheet.save(file, format="PNG"))
 
 
 def draw_legend(pen: ImageDraw.ImageDraw, y: int) -> None:

@@ -158,10 +158,11 @@ def table(dataset: str, group: str, seeds: dict[int, Run]) -> Table:
 
 
 def ordered(keys) -> list[runs.Key]:
-    """Evaltype by evaltype, in each the best epochs before the last."""
+    """Split by split, each before its categories; in each evaltype by evaltype, the best epochs
+    before the last."""
     place = {name: i for i, name in enumerate(dict.fromkeys(key[1] for key in keys))}
-    return sorted(keys, key=lambda key: (runs.SPLITS.index(key[0]), place[key[1]],
-                                         key[2] == "last", key[2]))
+    return sorted(keys, key=lambda key: (runs.SPLITS.index(key[0].partition(", ")[0]), key[0],
+                                         place[key[1]], key[2] == "last", key[2]))
 
 
 def notes(seeds: dict[int, Run]) -> list[str]:

@@ -89,3 +89,8 @@ def write(path: Path, writer: Callable[[BinaryIO], Any]) -> None:
     from utilities.checkpoint import replace
 
     replace(path, writer, temporary=f".{path.name[:100]}.{os.getpid()}.tmp")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` like `write`, as UTF-8 and bytes of paths that are none unchanged."""
+    write(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")))

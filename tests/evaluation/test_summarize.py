@@ -43,6 +43,11 @@ def trained(tmp_path_factory):
     return tree / "runs"
 
 
+def test_categories_follow_their_split():
+    last = [(split, "all", "last", "nmi") for split in ("Test", "Test, fruit", "Train", "Val")]
+    assert [key[0] for key in summarize.ordered(last)] == ["Train", "Val", "Test", "Test, fruit"]
+
+
 def test_mean_deviation_and_interval_are_those_of_student():
     values = [0.2, 0.5, 0.9, 0.3]
     row = summarize.summary(values)

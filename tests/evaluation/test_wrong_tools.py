@@ -41,6 +41,8 @@ WRONG = [
      "--images: the header of '{tmp}/table.csv' has no column path: 'label'; accepted: a CSV file "
      "with the column path, and optionally is_query, is_gallery (both), x_1, y_1, x_2, y_2 (all) "
      "and category, each once"),
+    ("export", "--checkpoint {last} --format torch --out .",
+     "--out: '.' exists; accepted: a path where nothing is yet"),
     ("embed", EMBED + " --out {tmp}/a.png",
      "--out: '{tmp}/a.png' exists; accepted: a path where nothing is yet"),
     ("embed", EMBED + " --out {tmp}/none/x.npz",
