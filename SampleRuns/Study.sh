@@ -20,7 +20,8 @@ fi
 absolute() { case "$1" in /*) echo "$1" ;; *) echo "$PWD/$1" ;; esac; }
 datapath=$(absolute "$1")
 shift
-if [ $# = 0 ]; then set -- tuning seeds longer parts selfsimilarity omniglot; fi
+STAGES="tuning seeds longer parts selfsimilarity omniglot"
+if [ $# = 0 ]; then set -- $STAGES; fi
 if [ -n "${RESULTS:-}" ]; then RESULTS=$(absolute "$RESULTS"); fi
 CDPATH= cd "$(dirname "$0")/.."
 RESULTS=${RESULTS:-$PWD/Training_Results/Study} JOBS=${JOBS:-2}
@@ -131,7 +132,7 @@ for stage in "$@"; do
                 diva seeds diva_correlated $seed $SELF $ALPHAS --diva_rho_decorrelation 0
                 diva seeds diva $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO
             done ;;
-        longer)     # on the fold DiVA gained until the seventh epoch, margin loss until the third
+        longer)     # on the fold, DiVA gained until the seventh epoch, margin loss to the third
             for seed in 0 1 2 3 4; do
                 diva longer diva_long $seed $SELF $ALPHAS --diva_rho_decorrelation $RHO $LONGER
                 ensemble longer ensemble_long $seed $LONGER
@@ -158,24 +159,24 @@ for stage in "$@"; do
                         --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
                         --diva_rho_decorrelation $RHO
                 done
-                for seed in $([ $temperature = 0.1 ] && echo 0 1 2 || echo 0); do  # 0.1: the best
-                    diva selfsimilarity moco_t$temperature $seed $ALPHAS --diva_ssl moco \
-                        --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
-                        --diva_rho_decorrelation $RHO
-                done
+                diva selfsimilarity moco_t$temperature 0 $ALPHAS --diva_ssl moco \
+                    --diva_moco_temperature $temperature --diva_moco_n_key_batches 20 \
+                    --diva_rho_decorrelation $RHO
+            done
+            for seed in 1 2; do     # of the best
+                diva selfsimilarity moco_t0.1 $seed $SELF $ALPHAS --diva_ssl moco \
+                    --diva_rho_decorrelation $RHO
             done ;;
         omniglot)
+            heads="--diva_features $FOUR --embed_dim 64 --evaltypes $(combined $FOUR) $FOUR $ALPHAS
+                --diva_moco_temperature 0.1 --diva_moco_n_key_batches 10"
             for seed in 0 1; do
                 characters omniglot_margin $seed --diva_features discriminative --embed_dim 256
-                for rho in 0 $RHO; do
-                    group=omniglot_diva$([ $rho = 0 ] && echo _correlated || true)
-                    characters $group $seed --diva_features $FOUR --embed_dim 64 \
-                        --evaltypes $(combined $FOUR) $FOUR $ALPHAS --diva_moco_temperature 0.1 \
-                        --diva_moco_n_key_batches 10 --diva_rho_decorrelation $rho
-                done
+                characters omniglot_diva_correlated $seed $heads --diva_rho_decorrelation 0
+                characters omniglot_diva $seed $heads --diva_rho_decorrelation $RHO
             done ;;
         *)
-            echo "unknown stage '$stage': tuning seeds longer parts selfsimilarity omniglot" >&2
+            echo "unknown stage '$stage': $STAGES" >&2
             exit 2 ;;
     esac
     while [ $running != 0 ]; do wait_for_one; done

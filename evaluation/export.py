@@ -100,7 +100,7 @@ def main(arguments: Namespace) -> None:
     tool.write(arguments.out, lambda out: out.write(content))
     sizes = {name: rows.shape[1] for name, rows in zip(names, model(batches[0]), strict=True)}
     text = json.dumps(preprocessing(options, sizes), indent=1) + "\n"
-    tool.write(described, lambda out: out.write(text.encode()))
+    tool.write_text(described, text)
     print(f"{arguments.out}: {len(content) / 2**20:.1f} MB, at most {worst:.1e} from the original, "
           f"in batches of {', '.join(map(str, CHECKED))}\n{described}: preprocessing and outputs")
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from utilities.checkpoint import replace
 from utilities.plot import PALETTE
 from utilities.terminal import escaped
-from utilities.tool import write as write_file
 
 SIDE, FRAME, GAP = 144, 6, 6  # pixels: an image, the frame around it, the space between
 RIGHT, WRONG, QUERY, PLAIN = *PALETTE[:2], "#404040", "#BEBEBE"
@@ -70,13 +70,14 @@ def in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def draw(path: str | Path, rows: Sequence[Sequence[Tile]], read: Callable[[str], Image.Image],
-         title: Iterable[str] = ()) -> None:
+         title: Iterable[str] = (), write_file: Callable = replace) -> None:
     """Writes a PNG with a line for each of `rows`, a query and its neighbours, below the lines of
     `title`.
 
     Neighbours of the query's class have a blue frame and a tick, others an orange one and a cross,
     and a grey one where nobody knows. What does not fit below a tile is shortened in its middle.
     read: opens a file as an RGB image; a file that cannot be read is drawn as an empty tile.
+    write_file: `replace` in the folder of a run, `tool.write` elsewhere.
     """
     title = [*title]
     told = any(tile.same is not None for tiles in rows for tile in tiles)

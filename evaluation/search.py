@@ -178,7 +178,8 @@ def show(arguments: Namespace, picture: Path, evaltype: str, index: Index,
         sheet.append(line + [
             Tile(files[row], name=index.names[row], text=f"{rank}: {distance:.4f}")
             for rank, (distance, row) in enumerate(near[:DRAWN], start=1)])
-    retrievals.draw(picture, sheet, images.decode, [f"{arguments.gallery}, {evaltype}"])
+    retrievals.draw(picture, sheet, images.decode, [f"{arguments.gallery}, {evaltype}"],
+                    tool.write)
     print(f"Picture: {picture}")
 
 

@@ -8,7 +8,10 @@ import pytest
 
 import diva_main
 import parameters
+from evaluation import summarize
 from tests import runs, trees
+from tests.tools import call
+from utilities.checkpoint import TEMPORARY
 from utilities.errors import UserError
 
 METRICS = ("--evaluation_metrics", "e_recall@1", "mAP_r", "nmi")
@@ -41,10 +44,19 @@ def test_the_final_table_has_one_for_each_category_and_logs_have_none(shops):
         f"Data_Test_discriminative_{family}.csv" for family in ("e_recall", "mAP_r", "nmi")}
 
 
+def test_a_summary_over_seeds_has_a_block_for_each_category(shops, capsys):
+    assert call(summarize, shops[0]) == 0
+    blocks = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Test")]
+    assert blocks == [f"{title}: discriminative" for title in ("Test", "Test, fruit", "Test, milk")]
+
+
 def test_results_hold_the_metrics_of_the_split_and_of_each_category(shops, tmp_path, capsys):
     folder, _ = shops
     results, classes = tmp_path / "new.json", tmp_path / "new.csv"
+    written_by_a_training = tmp_path / TEMPORARY
+    written_by_a_training.write_bytes(b"half a checkpoint")
     assert evaluate(folder, "--results", results, "--per_class", classes) == 0
+    assert written_by_a_training.read_bytes() == b"half a checkpoint"
     said, found = capsys.readouterr().out, json.loads(results.read_text())
     assert found["splits"] == {"Test": {"images": 16, "queries": 8, "classes": 4,
                                         "queries_with_nothing_to_find": 0}}

@@ -19,7 +19,8 @@ import torch
 from utilities.errors import RunError, UserError, refuse
 from utilities.files import fault
 
-# One name per folder, so that the next write overwrites what a killed process left behind.
+# One name per folder, so that the next write overwrites what a killed process left behind. For
+# the folder of a run, in which one process writes; files elsewhere go by `tool.write`.
 TEMPORARY = ".writing.tmp"
 
 
@@ -72,11 +73,13 @@ class LastEpoch:
             self.held = None
 
 
-def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
+def write_text(path: str | Path, text: str, *, sync: bool = True,
+               temporary: str = TEMPORARY) -> None:
     """Writes `text` as UTF-8 to `path`, atomically, and bytes of paths that are none unchanged;
     RunError as in `save`. sync=False leaves it to the system when the text reaches the disk, for
-    files that a later epoch rewrites."""
-    replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync)
+    files that a later epoch rewrites. temporary: as in `replace`."""
+    replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync,
+            temporary=temporary)
 
 
 def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint",

@@ -88,9 +88,16 @@ def write(path: Path, writer: Callable[[BinaryIO], Any]) -> None:
     write into the folder. RunError where the disk or the folder does not allow it."""
     from utilities.checkpoint import replace
 
-    replace(path, writer, temporary=f".{path.name[:100]}.{os.getpid()}.tmp")
+    replace(path, writer, temporary=temporary(path))
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` like `write`, as UTF-8 and bytes of paths that are none unchanged."""
-    write(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")))
+    """`checkpoint.write_text` in the manner of `write`."""
+    from utilities import checkpoint
+
+    checkpoint.write_text(path, text, temporary=temporary(Path(path)))
+
+
+def temporary(path: Path) -> str:
+    """The name under which this process writes what becomes `path`."""
+    return f".{path.name[:100]}.{os.getpid()}.tmp"

@@ -43,19 +43,20 @@ COLUMNS = ("stage", "group", "seed", "epoch", "of", "evaltype", "metric", "value
 METRICS = ("e_recall@1", "mAP_r", "nmi")
 SHOP_METRICS = METRICS[:2]
 # (group, evaltype) of the settings compared in the README: of four epochs, then of eight.
-DIVA_EQUAL = "Combined_discriminative_selfsimilarity_shared_intra-1-1-1-1"
-ENSEMBLE_EQUAL = "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3-1-1-1-1"
-MARGIN, ENSEMBLE, CORRELATED, DIVA = (
-    ("margin", "discriminative"), ("ensemble", ENSEMBLE_EQUAL), ("diva_correlated", DIVA_EQUAL),
-    ("diva", DIVA_EQUAL))
-GUESTS = PROXY_ANCHOR, MULTISIMILARITY = [(group, "discriminative")
-                                          for group in ("proxy_anchor", "multisimilarity")]
+HEADS = "Combined_discriminative_selfsimilarity_shared_intra"
+ENSEMBLE_HEADS = "Combined_discriminative_ensemble_1_ensemble_2_ensemble_3"
+MARGIN = ("margin", "discriminative")
+PROXY_ANCHOR = ("proxy_anchor", "discriminative")
+MULTISIMILARITY = ("multisimilarity", "discriminative")
+ENSEMBLE = ("ensemble", f"{ENSEMBLE_HEADS}-1-1-1-1")
+CORRELATED = ("diva_correlated", f"{HEADS}-1-1-1-1")
+DIVA = ("diva", f"{HEADS}-1-1-1-1")
+MOCO = ("moco_t0.1", f"{HEADS}-1-1-1-1")
+BESIDE = [(f"discriminative_{feature}", f"Combined_discriminative_{feature}-1-1")
+          for feature in ("selfsimilarity", "shared", "intra")]
 MARGIN_8, MULTISIMILARITY_8, ENSEMBLE_8, DIVA_8 = (
     (f"{group}_long", evaltype)
     for group, evaltype in (MARGIN, MULTISIMILARITY, ENSEMBLE, DIVA))
-BESIDE = [(f"discriminative_{feature}", f"Combined_discriminative_{feature}-1-1")
-          for feature in ("selfsimilarity", "shared", "intra")]
-MOCO = ("moco_t0.1", DIVA_EQUAL)
 SETTINGS = {
     "untrained trunk, 1280": ("untrained", "trunk"),
     "margin alone, 512": MARGIN,
@@ -64,9 +65,8 @@ SETTINGS = {
     "four heads by margin, 4 x 128": ENSEMBLE,
     "DiVA without decorrelation, 4 x 128": CORRELATED,
     "DiVA, 4 x 128": DIVA,
-    "its auxiliary heads at half weight": ("diva", DIVA_EQUAL.replace("1-1-1-1", "1-0.5-0.5-0.5")),
-    "its weights of the paper, 0.75-1.25-1.25-1.25": (
-        "diva", DIVA_EQUAL.replace("1-1-1-1", "0.75-1.25-1.25-1.25")),
+    "its auxiliary heads at half weight": ("diva", f"{HEADS}-1-0.5-0.5-0.5"),
+    "its weights of the paper, 0.75-1.25-1.25-1.25": ("diva", f"{HEADS}-0.75-1.25-1.25-1.25"),
     "its discriminative head, 128": ("diva", "discriminative"),
     "DiVA with plain moco, 4 x 128": MOCO,
     "margin alone, eight epochs": MARGIN_8,
@@ -74,10 +74,12 @@ SETTINGS = {
     "four heads by margin, eight epochs": ENSEMBLE_8,
     "DiVA, eight epochs": DIVA_8,
     "its auxiliary heads at half weight, eight epochs": (
-        "diva_long", DIVA_EQUAL.replace("1-1-1-1", "1-0.5-0.5-0.5")),
+        "diva_long", f"{HEADS}-1-0.5-0.5-0.5"),
+    "its weights of the paper, eight epochs": ("diva_long", f"{HEADS}-0.75-1.25-1.25-1.25"),
     "its discriminative head, eight epochs": ("diva_long", "discriminative")}
 PAIRS = ((DIVA, MARGIN), (ENSEMBLE, MARGIN), (DIVA, ENSEMBLE), (DIVA, CORRELATED), (MOCO, DIVA),
-         *itertools.product(GUESTS, (MARGIN, ENSEMBLE)), *((part, MARGIN) for part in BESIDE),
+         *itertools.product((PROXY_ANCHOR, MULTISIMILARITY), (MARGIN, ENSEMBLE)),
+         *((part, MARGIN) for part in BESIDE),
          (MARGIN_8, MARGIN), (MULTISIMILARITY_8, MULTISIMILARITY), (ENSEMBLE_8, ENSEMBLE),
          (DIVA_8, DIVA), (DIVA_8, MARGIN_8), (ENSEMBLE_8, MARGIN_8), (DIVA_8, ENSEMBLE_8),
          (MULTISIMILARITY_8, ENSEMBLE_8))

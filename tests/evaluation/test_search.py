@@ -15,6 +15,7 @@ import metrics
 from evaluation import embed, gallery, search
 from tests import trees
 from tests.tools import call
+from utilities.checkpoint import TEMPORARY
 
 EVALTYPE = "Combined_discriminative_shared-1-1"
 
@@ -48,6 +49,14 @@ def exact(checkpoint, queries, files, evaltype=EVALTYPE, k=10):
     rows = embed.embeddings(network, options, [*queries, *files])[evaltype]
     distances, indices = metrics.knn(rows[:len(queries)], rows[len(queries):], k)
     return distances, [[files[row] for row in of_query] for of_query in indices.tolist()]
+
+
+def test_the_picture_leaves_alone_what_a_training_writes_in_the_same_folder(place):
+    written_by_a_training = place.folder / TEMPORARY
+    written_by_a_training.write_bytes(b"half a checkpoint")
+    assert place("--gallery", "gallery", "--query", "query.png", "--out", "new.png") == 0
+    assert written_by_a_training.read_bytes() == b"half a checkpoint"
+    assert Image.open(place.folder / "new.png").size > (128, 128)
 
 
 def test_neighbours_are_those_of_exact_search_and_the_query_is_left_out(place, checkpoint, capsys):

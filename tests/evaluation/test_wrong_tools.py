@@ -5,6 +5,7 @@ import importlib
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 
 from tests import trees
@@ -90,6 +91,9 @@ WRONG = [
      "--index: '{images}/index.npz' lies in the gallery; accepted: a path outside of it"),
     ("search", SEARCH + " --index {tmp}/a.png",
      "--index: '{tmp}/a.png' is no index of a gallery (ValueError); accepted: a path where "
+     "nothing is yet, or such an index"),
+    ("search", SEARCH + " --index {tmp}/array.npy",
+     "--index: '{tmp}/array.npy' is no index of a gallery (TypeError); accepted: a path where "
      "nothing is yet, or such an index"),
     ("search", SEARCH + " --out {images}/new.png",
      "--out: '{images}/new.png' lies in the gallery; accepted: a path outside of it"),
@@ -205,6 +209,7 @@ def names(run, images, tmp_path_factory):
 
     tmp = tmp_path_factory.mktemp("wrong")
     trees.write(tmp / "a.png", 1)
+    np.save(tmp / "array.npy", np.zeros((2, 3)))
     (tmp / "empty").mkdir()
     (tmp / "table.csv").write_text("label\n0\n")
     (tmp / "old.json").write_text("{}")
