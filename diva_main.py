@@ -30,7 +30,7 @@ from datasets.loader import Loader
 from datasets.workers import explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
-from utilities import checkpoint, distributed, run_folder, setup
+from utilities import checkpoint, distributed, run_folder, setup, tool
 from utilities.average import Average
 from utilities.distributed import ALONE, Alone
 from utilities.embedding import embed
@@ -55,7 +55,7 @@ def main(opt) -> int:
                 return evaluate_only(opt, processes)
             return Training(opt, interrupts, processes).run()
     except (UserError, RunError) as error:
-        print(f"diva_main.py: error: {error}", file=sys.stderr)
+        tool.tell(parameters.PROGRAM, error)
         return 2 if isinstance(error, UserError) else 1
     except Interrupted as stop:
         return 128 + stop.signum

@@ -26,6 +26,7 @@ from utilities.environment import available_cores
 from utilities.errors import UserError, refuse
 from utilities.files import fault, working_directory
 from utilities.options import ABOVE_0, FROM_0, FROM_1, GUEST, NO_EFFECT, SHARE, Flag, Range, show
+from utilities.tool import tell
 
 PROGRAM = "diva_main.py"
 DESCRIPTION = "Train DiVA and evaluate it on classes never seen in training."
@@ -382,6 +383,9 @@ MAY_CHANGE = ("n_epochs", "kernels", "device", "gpu", "evaluate_on_gpu", "evalua
 # Options that --evaluate_only takes from the command line, not from the checkpoint's run.
 OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_last", "compile",
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
+# Options that follow from others where they are not given.
+FOLLOW = {"crop_size": ("augmentation",), "resize": ("augmentation", "crop_size"),
+          "evaluation_metrics": ("dataset",), "evaltypes": ("dataset",)}
 # Options that say what the first epochs of a run are for.
 FIRST_EPOCHS = ("warmup_epochs", "freeze_backbone")
 # Options that only some values of another option read.
@@ -411,7 +415,7 @@ def read_arguments(argv: Sequence[str] | None = None) -> Namespace:
         opt = resolve(opt)
         _check_environment(opt, given)
     except UserError as error:
-        print(f"{PROGRAM}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        tell(PROGRAM, error)
         raise SystemExit(2) from None
     for warning in _warnings(opt, given):
         print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
@@ -479,7 +483,8 @@ def resumed(opt: Namespace) -> Namespace:
     UserError for a given flag that differs from the run's and may not, and for a folder without
     readable options.
     """
-    stored = options.read_stored(Path(opt.resume) / options.OPTIONS_FILE, FLAGS, flag="--resume")
+    folder = Path(os.path.expanduser(opt.resume))
+    stored = options.read_stored(folder / options.OPTIONS_FILE, FLAGS, flag="--resume")
     run = Namespace(**stored)
     for name in opt.given:
         value = getattr(opt, name)
@@ -512,8 +517,8 @@ def resumed(opt: Namespace) -> Namespace:
 
 def evaluated(opt: Namespace) -> Namespace:
     """The options of the run in whose folder `opt.checkpoint` lies, elsewhere those in the file,
-    except those that the user gave or that concern the machine, which are from `opt`; `opt` itself
-    where there are none.
+    except those that the user gave, that follow from given ones, or that concern the machine, which
+    are from `opt`; `opt` itself where there are none.
 
     UserError for a given option that describes another network, or splits that --all_classes does
     not have.
@@ -534,8 +539,10 @@ def evaluated(opt: Namespace) -> Namespace:
         stored = held and options.whole(held, FLAGS)
     if not stored:
         return opt
+    follow = {name for name, sources in FOLLOW.items()
+              if name not in stored["given"] and not {*sources}.isdisjoint(opt.given)}
     taken = {name: value for name, value in stored.items()
-             if name not in (*opt.given, *OF_THE_MACHINE, "resume")}
+             if name not in (*opt.given, *follow, *OF_THE_MACHINE, "resume")}
     merged = Namespace(**{**vars(opt), **taken})
     merged.given = sorted({*opt.given, *(name for name in stored["given"] if name in taken)})
     architectures.check_options(merged, stored)

@@ -21,6 +21,7 @@ import datasampler
 from batchminer import FEWEST, OTHER_FEWEST
 from utilities import guests
 from utilities.errors import refuse
+from utilities.options import FROM_0
 
 
 class Criterion(nn.Module):
@@ -44,7 +45,7 @@ class Criterion(nn.Module):
         if lr is not None and not learns:
             refuse("--pml_loss_args", f"lr {lr!r}, but {name} with {arguments} has nothing to "
                    "learn", "arguments without lr")
-        if lr is not None and (type(lr) not in (int, float) or lr < 0):
+        if lr is not None and (type(lr) not in (int, float) or lr not in FROM_0):
             refuse("--pml_loss_args", f"lr {lr!r}", "a number of at least 0")
         if learns:
             lr = 5e-4 if lr is None else float(lr)

@@ -17,7 +17,8 @@ NEGLIGIBLE = 1e-6   # of the largest term's gradient
 
 
 class Teaching:
-    """Measures the summands of `objective` over an epoch and names each idle one once in a run."""
+    """Measures the summands of `objective` over an epoch and names each idle one once, and
+    again after a resume."""
 
     def __init__(self, objective: Sequence[Feature] | nn.ModuleList):
         self.features = list(objective)

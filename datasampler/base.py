@@ -94,11 +94,10 @@ class BatchSampler:
         """Takes the criterion by which `criterion_batchmatch` compares batches."""
 
     def state_dict(self) -> dict:
-        stored = self.storage.state_dict() if self.storage is not None else {}
-        return {"epoch": self.epoch, **stored}
+        """What batches depend on beside the epoch, which the loop sets."""
+        return self.storage.state_dict() if self.storage is not None else {}
 
     def load_state_dict(self, state: dict) -> None:
-        self.epoch = state["epoch"]
         if self.storage is not None:
             self.storage.load_state_dict(state)
 

@@ -56,18 +56,18 @@ def main(arguments: Namespace) -> None:
     if len(folders) < 2:
         refuse("folders", f"{len(folders)} run given", "two or more")
     for name in arguments.evaluation_metrics:
-        metrics.parse(name)
+        if metrics.is_array(name):
+            refuse("--evaluation_metrics", f"{name!r} is an array", "any metric that is a number")
     read = [runs.read(folder, "folders") for folder in folders]
     checkpoints = [chosen(run, arguments.evaltype) for run in read]
     names = arguments.evaluation_metrics or [
         *read[0].options["evaluation_metrics"], *read[0].options["storage_metrics"]]
     names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
-    members = []
-    for path, evaltype in checkpoints:
-        network, split = best.opened(path, arguments)
-        members.append(Member(f"{path.parent.name}: {evaltype}", split,
-                              best.embedded(network, split, evaltype)))
-        check_same_images(members)
+    opened = [best.opened(path, arguments) for path, _ in checkpoints]
+    check_same_images(folders, [split for _, split in opened])
+    members = [Member(f"{path.parent.name}: {evaltype}", split,
+                      best.embedded(network, split, evaltype))
+               for (path, evaltype), (network, split) in zip(checkpoints, opened, strict=True)]
     print(report(members, names))
 
 
@@ -77,13 +77,13 @@ def chosen(run: runs.Run, evaltype: str | None) -> tuple[Path, str]:
     return best.checkpoint(run.where, run.options, evaltype, "folders"), evaltype
 
 
-def check_same_images(members: Sequence[Member]) -> None:
-    """UserError where the runs have other test images."""
-    first, last = members[0], members[-1]
-    one, other = ([loader.dataset.digest for loader in of.split.loaders] for of in (first, last))
-    if one != other:
-        refuse("folders", f"{first.name!r} and {last.name!r} have other test images",
-               "runs with the same test split")
+def check_same_images(folders: Sequence[Path], splits: Sequence[Split]) -> None:
+    """UserError where the runs in `folders` have different test images."""
+    images = [[loader.dataset.digest for loader in split.loaders] for split in splits]
+    for folder, of_run in zip(folders, images, strict=True):
+        if of_run != images[0]:
+            refuse("folders", f"the runs in {str(folders[0])!r} and {str(folder)!r} have different "
+                   "test images", "runs with the same test split")
 
 
 def report(members: Sequence[Member], names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@
 Weights are positive decimal numbers, one for each feature in order; without them all are 1.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,7 +51,7 @@ def parse(evaltype: str, features: Sequence[str], flag: str = "--evaltypes") -> 
         refuse(flag, f"{evaltype!r} gives the weights {' '.join(weights)}",
                f"one for each of its {len(names)} features, or none")
     for weight in weights:
-        if not WEIGHT.fullmatch(weight) or float(weight) == 0:
+        if not WEIGHT.fullmatch(weight) or not 0 < float(weight) < math.inf:
             refuse(flag, f"{evaltype!r} has the weight {weight!r}",
                    "positive numbers such as 0.75")
     return Evaltype(mode, names, tuple(map(float, weights)) or (1.0,) * len(names))

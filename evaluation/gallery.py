@@ -79,7 +79,7 @@ class Index:
     """The index in the file `path`, of the images in the folder `gallery`.
 
     network, evaltype: whose embeddings. flag: what named the file, None in the cache, where one
-    that cannot be read is written anew.
+    that cannot be used is written anew.
     """
 
     def __init__(self, path: Path, gallery: Path, *, network: str, evaltype: str, flag: str | None):
@@ -99,7 +99,7 @@ class Index:
                 whose = {name: str(file[name]) for name in self.whose}
                 arrays = {name: file[name] for name in file.files
                           if name not in (*whose, *INDEXES)}
-            self.names = names_of(arrays["names"])
+            names = names_of(arrays["names"])
         except UNREADABLE as error:
             if self.flag is None:
                 return {}
@@ -107,8 +107,11 @@ class Index:
                    f"({type(error).__name__})", "a path where nothing is yet, or such an index")
         for name, wanted in self.whose.items():
             if whose[name] != wanted:
-                refuse(self.flag or "--index", f"{str(self.path)!r} is of another {name}",
+                if self.flag is None:
+                    return {}
+                refuse(self.flag, f"{str(self.path)!r} is of another {name}",
                        "a path where nothing is yet, or the index of this gallery and network")
+        self.names = names
         return arrays
 
     def follow(self, found: Sequence[Picture], embed: Embed, usable: Usable) -> Found:

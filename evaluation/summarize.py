@@ -45,8 +45,9 @@ from utilities.options import show
 
 # Options that may differ inside a group: the seed, the machine, and where things lie and go.
 FREE = {"seed", "savename", "source_path", "save_path", "device", "gpu", "kernels",
-        "evaluate_on_gpu", "evaluate_on_cpu", "plots", "save_every", "log_every", "log_online",
-        "wandb_mode", "wandb_entity", "project", "resume", "given", "environment"}
+        "cache", "channels_last", "compile", "deterministic", "evaluate_on_gpu", "evaluate_on_cpu",
+        "plots", "map", "save_every", "log_every", "log_online", "wandb_mode",
+        "wandb_entity", "project", "resume", "given", "environment"}
 PROBABILITY = 0.95
 # Recall@1, @2 (SOP: @10) and NMI as the paper reports them, by dataset and --group of SampleRuns.
 PAPER = {

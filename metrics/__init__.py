@@ -43,8 +43,8 @@ METRICS = {
     "dists": "metrics.dists",
     "rho_spectrum": "metrics.rho_spectrum",
 }
-_POSITIVE = (r"[1-9]\d*", "a positive whole number")
-_WHOLE = (r"0|-?[1-9]\d*", "a whole number")
+_POSITIVE = (r"[1-9]\d{0,8}", "a positive whole number below 1e9")
+_WHOLE = (r"0|-?[1-9]\d{0,8}", "a whole number between -1e9 and 1e9")
 _DISTANCE = (r"intra|inter|intra_over_inter", "intra, inter or intra_over_inter")
 ARGUMENTS = {"e_recall": _POSITIVE, "c_recall": _POSITIVE, "a_recall": _POSITIVE,
              "dists": _DISTANCE, "rho_spectrum": _WHOLE}

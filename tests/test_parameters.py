@@ -451,6 +451,30 @@ def test_resume_takes_every_option_from_the_run(run):
     assert options("--resume", folder) == again
 
 
+@pytest.mark.parametrize("begun, given, size, metric", [
+    ([], ["--crop_size", 112], (112, 128), "mAP_c"),
+    ([], ["--crop_size", 448], (448, 512), "mAP_c"),
+    (["--crop_size", 112], ["--augmentation", "big"], (112, 112), "mAP_c"),
+    (["--crop_size", 112], ["--crop_size", 224], (224, 256), "mAP_c"),
+    (["--resize", 300], ["--crop_size", 112], (112, 300), "mAP_c"),
+    (["--crop_size", 112], ["--precision", "bf16"], (112, 128), "mAP_c"),
+    ([], ["--dataset", "online_products"], (224, 256), "mAP"),
+    (["--evaluation_metrics", "f1"], ["--dataset", "online_products"], (224, 256), "f1")])
+def test_what_follows_from_given_options_follows_when_a_checkpoint_is_evaluated(
+        run, begun, given, size, metric):
+    folder, _ = run(*begun)
+    checkpoint = ["--evaluate_only", "--checkpoint", folder / "checkpoint_last.pth.tar"]
+    opt = options(*checkpoint, *given)
+    assert (opt.crop_size, opt.resize) == size
+    assert opt.evaluation_metrics[-1] == metric
+
+
+def test_the_home_folder_is_known_when_a_run_is_resumed(run, monkeypatch):
+    folder, _ = run()
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert options("--resume", f"~/{folder.name}").resume == str(folder)
+
+
 def test_resume_lets_what_may_change_change(run):
     folder, opt = run("--n_epochs", 10, "--kernels", 4)
     again = options("--resume", folder, "--n_epochs", 20, "--kernels", 0, "--device", "cpu",

@@ -396,10 +396,18 @@ WRONG = [
      "--evaluation_metrics: unknown 'e_recal' (did you mean 'e_recall'?); accepted: {metrics}"),
     ("--evaluation_metrics e_recall",
      "--evaluation_metrics: 'e_recall' is no metric; accepted: e_recall@ and a "
-     "positive whole number"),
+     "positive whole number below 1e9"),
+    ("--evaluation_metrics e_recall@1000000000",
+     "--evaluation_metrics: 'e_recall@1000000000' is no metric; accepted: e_recall@ and a "
+     "positive whole number below 1e9"),
+    (f"--n_epochs {10**400}",
+     f"--n_epochs: {10**400} given; accepted: a whole number from 1 upwards"),
+    (f"--diva_features shared dc --evaltypes Sum_shared_dc-1-{10**400}",
+     f"--evaltypes: 'Sum_shared_dc-1-{10**400}' has the weight '{10**400}'; accepted: positive "
+     "numbers such as 0.75"),
     ("--evaluation_metrics e_recall@0",
      "--evaluation_metrics: 'e_recall@0' is no metric; accepted: e_recall@ and a "
-     "positive whole number"),
+     "positive whole number below 1e9"),
     ("--evaluation_metrics nmi@3",
      "--evaluation_metrics: 'nmi@3': nmi takes nothing behind an @; accepted: nmi"),
     ("--storage_metrics recall",
@@ -518,7 +526,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("command, line", WRONG, ids=[command for command, _ in WRONG])
+@pytest.mark.parametrize("command, line", WRONG, ids=[command[:80] for command, _ in WRONG])
 def test_wrong_commands_end_with_one_line(command, line, capsys):
     with pytest.raises(SystemExit) as end:
         parameters.read_arguments(shlex.split(command))

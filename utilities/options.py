@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,8 @@ class Range(NamedTuple):
     def __contains__(self, value) -> bool:
         inside = ((self.low < value if self.above else self.low <= value)
                   and (value < self.high if self.below else value <= self.high))
-        return value == self.off or (math.isfinite(value) and inside)
+        most = sys.maxsize if isinstance(value, int) else sys.float_info.max
+        return value == self.off or (abs(value) <= most and inside)
 
     def __str__(self) -> str:
         """Follows "a number" in messages."""

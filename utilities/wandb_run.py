@@ -151,7 +151,11 @@ class WandbRun:
         """One point, unless W&B has that epoch from before the run was resumed; arrays become
         histograms of one bar per entry. best: {key: value} for the summary, where that of other
         keys is the last value."""
-        if self.run is None or epoch <= self.logged:
+        if self.run is None:
+            return
+        if epoch <= self.logged:
+            with contextlib.suppress(Exception):    # a resumed run may have been evaluated anew
+                self.run.summary.update(best)
             return
         self.best, commit = best, epoch < self.last     # the last point waits for pictures
         try:

@@ -214,6 +214,7 @@ def test_choosing_the_guest_draws_no_random_numbers(select):
     ("ContrastiveLoss", {"margin": 1}, r"--pml_loss_args: pml:ContrastiveLoss: unknown 'margin'"
                                        r".*accepted: pos_margin, neg_margin, "),
     ("ContrastiveLoss", {"lr": 1}, r"--pml_loss_args: lr 1, but pml:ContrastiveLoss .* nothing"),
+    ("ProxyAnchorLoss", {"lr": float("nan")}, r"--pml_loss_args: lr nan; accepted: a number"),
     ("ProxyAnchorLoss", {"lr": "1"}, r"--pml_loss_args: lr '1'; accepted: a number"),
     ("ContrastiveLoss", {"reducer": "pml:MeanReduce"},
      r"--pml_loss_args: unknown 'pml:MeanReduce' \(did you mean 'pml:MeanReducer'"),

@@ -185,7 +185,6 @@ def test_a_resumed_sampler_goes_on_as_if_never_stopped(name, momentum, tmp_path)
                                  types.SimpleNamespace(labels=BALANCED))
     resumed.bind(Judge())
     resumed.load_state_dict(torch.load(tmp_path / "sampler", weights_only=True))
-    assert resumed.epoch == 2
     assert begun + train(resumed, range(2, 4)) == expected
 
 

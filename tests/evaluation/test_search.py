@@ -181,6 +181,11 @@ def test_a_damaged_index_is_rebuilt_in_the_cache_and_refused_elsewhere(place, ca
     index.write_bytes(index.read_bytes()[:1000])
     assert place(*argv) == 0
     assert "24 new" in capsys.readouterr().out.splitlines()[-13]
+    with np.load(index) as file:
+        arrays = dict(file)
+    np.savez(index, **arrays | {"kind": np.array("gallery index of DiVA, version 0")})
+    assert place(*argv) == 0
+    assert "24 new" in capsys.readouterr().out.splitlines()[-13]
     (place.folder / "mine.npz").write_bytes(b"not an index")
     assert place(*argv, "--index", "mine.npz") == 2
     assert "'mine.npz' is no index of a gallery" in capsys.readouterr().err

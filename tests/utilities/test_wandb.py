@@ -150,6 +150,26 @@ def test_a_resumed_run_is_one_curve_with_one_best_value(tmp_path, client, last):
     assert second.summary[RECALL] == 0.5 and second.summary["Train: loss"] == pytest.approx(0.2)
 
 
+def test_an_epoch_that_is_evaluated_after_a_resume_reaches_the_summary(tmp_path, client):
+    """One that had ended without an evaluation and became the last one by --n_epochs."""
+    logger = Logger.from_opt(options(n_epochs=3), tmp_path, {})
+    logger.start()
+    log(logger, 0, 0.2)
+    logger.log("Train", "epochs", {"epochs": 1})
+    logger.end_epoch(1)
+    logger.publish()
+    logger.close()
+    resumed = Logger.from_opt(options(n_epochs=2), tmp_path, {})
+    resumed.load_state_dict(logger.state_dict())
+    resumed.start()
+    resumed.log("Test", "d-0.5_e_recall", {"e_recall@1": 0.6}, best="max")
+    resumed.end_epoch(1)
+    resumed.publish()
+    resumed.close()
+    first, second = parts(tmp_path)
+    assert first.summary[RECALL] == 0.2 and second.summary[RECALL] == 0.6
+
+
 def test_a_point_waits_for_its_checkpoint(tmp_path, client):
     """A run that cannot save an epoch trains it again."""
     logger = Logger.from_opt(options(), tmp_path, {})
