@@ -220,8 +220,9 @@ def test_what_is_no_group_over_seeds_is_refused(others, told):
 
 def test_machine_and_places_may_differ():
     groups = summarize.grouped([run(), run(1, device="cuda", kernels=4, save_path="x", given=[1],
-                                           savename="y", wandb_mode="offline", map="tsne", cache="ram",
-                                           channels_last=True, compile=True, deterministic=True)])
+                                           savename="y", wandb_mode="offline", map="tsne",
+                                           cache="ram", channels_last=True, compile=True,
+                                           deterministic=True)])
     assert list(groups["tiny", "A"]) == [0, 1]
 
 
