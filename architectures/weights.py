@@ -184,7 +184,7 @@ def read_checkpoint(path: str | os.PathLike, flag: str = "--checkpoint",
             content = (read_safetensors(path, flag) if str(path).endswith(SAFE) else
                        torch.load(path, map_location="cpu", weights_only=True))
         except pickle.UnpicklingError:
-            content = original.load(path)
+            content = original.read(path)
         tensors = _tensors(content)
     except UserError:
         raise

@@ -9,11 +9,16 @@ import zipfile
 import pytest
 import torch
 from torch import nn
+from torch.serialization import MAGIC_NUMBER
 
 import architectures
 from architectures import original, weights
 from architectures.network import Network
 from utilities.errors import UserError
+
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
+          torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 class OriginalNetwork(nn.Module):
@@ -75,7 +80,7 @@ def test_dtypes_views_and_shared_storages_survive(tmp_path):
     shared = torch.arange(12.)
     tensors = {"whole": shared, "view": shared.view(3, 4).t()[1:], "empty": torch.zeros(0, 3),
                "scalar": torch.tensor(7), "parameter": nn.Parameter(torch.ones(2)),
-               **{str(d): torch.tensor([0, 1, 2]).to(d) for d in original.DTYPES.values()}}
+               **{str(d): torch.tensor([0, 1, 2]).to(d) for d in DTYPES}}
     for older in (False, True):
         torch.save({"state_dict": tensors, "opt": argparse.Namespace()}, tmp_path / "file",
                    _use_new_zipfile_serialization=not older)
@@ -134,10 +139,12 @@ def test_a_pickle_cannot_change_a_class_or_function(tmp_path, name):
               + b"\nN}X\x08\x00\x00\x00__name__X\x01\x00\x00\x00xs\x86b.")
     with zipfile.ZipFile(tmp_path / "file", "w") as archive:
         archive.writestr("archive/data.pkl", stream)
-    with pytest.raises(Exception, match=r"tries to change|immutable|set|attribute"):
-        original.load(tmp_path / "file")
+        archive.writestr("archive/version", "3\n")
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "file", weights_only=True)
     with pytest.raises(UserError):
         weights.read_checkpoint(tmp_path / "file")
+    assert original._Inert.__name__ == "_Inert" and os.system.__name__ == "system"
     assert torch._utils._rebuild_tensor_v2.__name__ == "_rebuild_tensor_v2"
 
 
@@ -158,7 +165,7 @@ def test_a_view_beyond_its_storage_is_refused(tmp_path):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("content", [
     b"", b"text", b"PK\x03\x04", pickle.dumps({"state_dict": {}}), pickle.dumps(os.system),
-    pickle.dumps(original.MAGIC_NUMBER, 2) * 3, struct.pack("<q", 1)], ids=repr)
+    pickle.dumps(MAGIC_NUMBER, 2) * 3, struct.pack("<q", 1)], ids=repr)
 def test_damaged_files_end_in_one_clear_line(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(UserError, match=r"^--checkpoint: cannot read tensors from '.*file'; "
