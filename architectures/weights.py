@@ -1,13 +1,10 @@
 """Files of weights: fetched, read without running anything in them, fitted to a network."""
 
-import contextlib
-import http.client
 import os
 import pickle
 import re
-import shutil
-import urllib.request
-import uuid
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +12,6 @@ from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from architectures import TIMM, backbones, guest, original, parse
 from utilities.errors import UserError, refuse
@@ -122,41 +118,27 @@ def sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def fetch(url: str, name: str) -> dict[str, Tensor]:
-    """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache.
+    """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache, which compares
+    a file with the hash in its name.
 
-    A file enters the cache only once it is whole and has been read. UserError, with the
-    alternatives, where the download fails.
+    UserError, with the alternatives, where the download fails.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    cached = Path(torch.hub.get_dir(), "checkpoints", Path(urlparse(url).path).name)
     if not fault(cached):
         return read_checkpoint(
             cached, "--arch", f"{WEIGHTS}; delete the file to fetch it again").tensors
-    partial = cached.with_name(f"{cached.name}.{uuid.uuid4().hex}.partial")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        _download(url, partial)
-        tensors = _tensors(torch.load(partial, map_location="cpu", weights_only=True))
-        os.replace(partial, cached)
+        return _tensors(torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", check_hash=True, weights_only=True,
+            progress=sys.stderr.isatty()))
     except Exception as error:      # the network, the disk, or an answer that is no such file
-        arrived = not isinstance(error, (OSError, http.client.HTTPException))
-        reason = "what came is no file of weights" if arrived else " ".join(str(error).split())
         refuse("--arch", f"the ImageNet weights of {name} could not be downloaded from {url} "
-               f"({reason})",
+               f"({' '.join(str(error).split())})",
                "--weights_path with a copy of that file, or --not_pretrained")
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    return tensors
-
-
-def _download(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, open(path, "xb") as file:
-        expected = int(response.headers.get("Content-Length") or 0)
-        with tqdm.wrapattr(file, "write", total=expected or None, disable=None,
-                           desc=Path(urlparse(url).path).name) as watched:
-            shutil.copyfileobj(response, watched)
-        if expected and file.tell() != expected:
-            raise OSError(f"{file.tell()} of {expected} bytes came")
+        socket.setdefaulttimeout(timeout)
 
 
 def read_safetensors(path: str | os.PathLike, flag: str) -> dict[str, Tensor]:

@@ -1,7 +1,9 @@
 import http.server
 import re
+import socket
 import threading
 from collections import OrderedDict
+from hashlib import sha256
 from typing import ClassVar
 
 import pytest
@@ -47,18 +49,19 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def imagenet_file(tmp_path_factory):
     """A ResNet18 as the library publishes it, classifier included."""
-    path = tmp_path_factory.mktemp("weights") / "resnet18-f37072fd.pth"
+    path = tmp_path_factory.mktemp("weights") / "resnet18.pth"
     torch.manual_seed(1)
     torch.save(models.resnet18(weights=None).state_dict(), path)
-    return path
+    return path.rename(path.with_stem(f"resnet18-{sha256(path.read_bytes()).hexdigest()[:8]}"))
 
 
 @pytest.fixture
 def server(imagenet_file):
+    """serves imagenet_file: the address of it whole, which can be changed to the other kinds."""
     Server.content, Server.asked = imagenet_file.read_bytes(), []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
+        yield f"http://127.0.0.1:{httpd.server_port}/whole/{imagenet_file.name}"
         httpd.shutdown()
 
 
@@ -74,11 +77,11 @@ def assert_holds(network, path):
 
 
 def test_weights_are_downloaded_once_and_cached(make_opt, hub, server, imagenet_file, monkeypatch):
-    monkeypatch.setattr(backbones, "weights_url", lambda name: f"{server}/whole/{name}.pth")
+    monkeypatch.setattr(backbones, "weights_url", lambda name: server)
     assert_holds(network(make_opt), imagenet_file)
     assert_holds(network(make_opt), imagenet_file)
-    assert Server.asked == ["/whole/resnet18.pth"]
-    assert [file.name for file in hub.iterdir()] == ["resnet18.pth"]
+    assert Server.asked == [f"/whole/{imagenet_file.name}"]
+    assert [file.name for file in hub.iterdir()] == [imagenet_file.name]
 
 
 def test_a_file_url_works_too(hub, imagenet_file):
@@ -87,19 +90,20 @@ def test_a_file_url_works_too(hub, imagenet_file):
 
 
 @pytest.mark.parametrize("kind, reason", [
-    ("short", "bytes came"), ("page", "no file of weights"), ("missing", "404")])
+    ("short", "invalid hash"), ("page", "invalid hash"), ("missing", "404")])
 def test_a_failed_download_says_so_and_leaves_nothing(make_opt, hub, server, monkeypatch, kind,
                                                       reason):
-    monkeypatch.setattr(backbones, "weights_url", lambda name: f"{server}/{kind}/{name}.pth")
+    url = server.replace("whole", kind)
+    monkeypatch.setattr(backbones, "weights_url", lambda name: url)
     with pytest.raises(UserError) as error:
         network(make_opt)
     message = str(error.value)
     assert "\n" not in message and message.startswith(
-        f"--arch: the ImageNet weights of resnet18 could not be downloaded from {server}/{kind}/")
+        f"--arch: the ImageNet weights of resnet18 could not be downloaded from {url} (")
     assert re.search(reason, message)
     assert "accepted: --weights_path with a copy of that file, or --not_pretrained" in message
     assert not list(hub.iterdir())
-    monkeypatch.setattr(backbones, "weights_url", lambda name: f"{server}/whole/{name}.pth")
+    monkeypatch.setattr(backbones, "weights_url", lambda name: server)
     network(make_opt)
 
 
@@ -110,19 +114,29 @@ def test_no_server_at_all(make_opt, hub, monkeypatch):
         network(make_opt, arch="bninception")
 
 
+def test_a_server_that_never_answers(make_opt, hub, monkeypatch):
+    monkeypatch.setattr(weights, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/resnet18-0123abcd.pth"
+        monkeypatch.setattr(backbones, "weights_url", lambda name: url)
+        with pytest.raises(UserError, match=r"could not be downloaded from .*timed out"):
+            network(make_opt)
+    assert socket.getdefaulttimeout() is None
+
+
 def test_a_cache_that_cannot_be_written(make_opt, hub, server, monkeypatch):
     hub.parent.parent.mkdir()
     hub.parent.write_text("a file where the folder should be")
-    monkeypatch.setattr(backbones, "weights_url", lambda name: f"{server}/whole/{name}.pth")
+    monkeypatch.setattr(backbones, "weights_url", lambda name: server)
     with pytest.raises(UserError, match="could not be downloaded"):
         network(make_opt)
 
 
-def test_a_damaged_file_in_the_cache_is_named(make_opt, hub, server, monkeypatch):
+def test_a_damaged_file_in_the_cache_is_named(make_opt, hub, server, imagenet_file, monkeypatch):
     hub.mkdir(parents=True)
-    (hub / "resnet18.pth").write_bytes(b"PK\x03\x04 nothing")
-    monkeypatch.setattr(backbones, "weights_url", lambda name: f"{server}/whole/{name}.pth")
-    with pytest.raises(UserError, match=r"^--arch: cannot read tensors from '.*resnet18\.pth'; "
+    (hub / imagenet_file.name).write_bytes(b"PK\x03\x04 nothing")
+    monkeypatch.setattr(backbones, "weights_url", lambda name: server)
+    with pytest.raises(UserError, match=r"^--arch: cannot read tensors from '.*resnet18-.*\.pth'; "
                                         r"accepted: .*delete the file to fetch it again"):
         network(make_opt)
 
@@ -222,6 +236,6 @@ def test_older_names_inside_densenet_are_understood(make_opt, tmp_path):
 
 def test_every_backbone_has_published_weights():
     for name in backbones.TORCHVISION + backbones.PRETRAINEDMODELS:
-        assert backbones.weights_url(name).startswith("http"), name
+        assert re.match(r"http.*-[a-f0-9]{8,}\.", backbones.weights_url(name)), name
     assert backbones.weights_url("resnet50").endswith("resnet50-19c8e357.pth")
     assert backbones.weights_url("bninception").endswith("bn_inception-52deb4733.pth")
