@@ -16,7 +16,6 @@ from architectures import original, weights
 from architectures.network import Network
 from utilities.errors import UserError
 
-
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
           torch.int16, torch.int8, torch.uint8, torch.bool)
 
