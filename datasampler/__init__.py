@@ -2,13 +2,8 @@
 
 from utilities import registry
 
-SAMPLERS = {
-    "class_random": "datasampler.class_random",
-    "class_random_unique": "datasampler.class_random",
-    "random": "datasampler.random",
-    "full_random": "datasampler.random",
-    "rrandom": "datasampler.random",
-    "random_semi_class": "datasampler.random",
+# Samplers that keep an embedding of every training image.
+STORAGE = {
     "fid_batchmatch": "datasampler.batchmatch",
     "spc_fid_batchmatch": "datasampler.batchmatch",
     "distmoment_batchmatch": "datasampler.batchmatch",
@@ -19,12 +14,17 @@ SAMPLERS = {
     "full_greedy_coreset": "datasampler.greedy_coreset",
     "d2_coreset": "datasampler.d2_coreset",
 }
-# Samplers that keep an embedding of every training image.
-STORAGE = {"fid_batchmatch", "spc_fid_batchmatch", "distmoment_batchmatch",
-           "firstmoment_batchmatch", "disthist_batchmatch", "criterion_batchmatch",
-           "greedy_coreset", "full_greedy_coreset", "d2_coreset"}
+SAMPLERS = {
+    "class_random": "datasampler.class_random",
+    "class_random_unique": "datasampler.class_random",
+    "random": "datasampler.random",
+    "full_random": "datasampler.random",
+    "rrandom": "datasampler.random",
+    "random_semi_class": "datasampler.random",
+    **STORAGE,
+}
 # Samplers that draw whole groups of --samples_per_class images.
-BY_CLASS = {"class_random", "class_random_unique"} | STORAGE - {"full_greedy_coreset"}
+BY_CLASS = {"class_random", "class_random_unique", *STORAGE} - {"full_greedy_coreset"}
 
 
 def group_size(opt) -> int:
@@ -35,8 +35,8 @@ def group_size(opt) -> int:
 
 
 def examples(opt, n_classes: int) -> dict[str, list[int]]:
-    """{what is special about it: the labels of a batch} as `--data_sampler` can draw it, from
-    `n_classes` classes; the first is nothing special."""
+    """Labels of batches that `--data_sampler` can draw from `n_classes` classes, by what is special
+    about each; "" is an ordinary batch."""
     name, size = opt.data_sampler, group_size(opt)
     groups = [group % n_classes for group in range(opt.bs // size)]
     drawn = {"": groups}

@@ -13,10 +13,9 @@ from datasampler.base import BatchSampler, spread
 
 
 class Sampler(BatchSampler):
-    def __init__(self, labels: np.ndarray, *, batch_size: int, samples_per_class: int, seed: int,
-                 unique: bool):
-        super().__init__(labels, batch_size=batch_size, samples_per_class=samples_per_class,
-                         seed=seed)
+    def __init__(self, labels: np.ndarray, *, unique: bool, **shared):
+        """shared: see `BatchSampler`."""
+        super().__init__(labels, **shared)
         self.unique = unique
 
     @classmethod
@@ -30,7 +29,7 @@ class Sampler(BatchSampler):
             return self.images_of(rng, classes, self.samples_per_class).ravel()
         classes, times = np.unique(spread(rng, len(self.counts), self.n_groups),
                                    return_counts=True)
-        images = [self.members[self.starts[classes[i]] + spread(
-                      rng, self.counts[classes[i]], times[i] * self.samples_per_class)]
-                  for i in rng.permutation(len(classes))]
-        return np.concatenate(images)
+        order = rng.permutation(len(classes))
+        return np.concatenate([
+            self.members[self.starts[c] + spread(rng, self.counts[c], n * self.samples_per_class)]
+            for c, n in zip(classes[order], times[order], strict=True)])

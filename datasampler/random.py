@@ -14,8 +14,9 @@ from datasampler.base import BatchSampler
 
 
 class Sampler(BatchSampler):
-    def __init__(self, labels: np.ndarray, name: str, *, batch_size: int, seed: int):
-        super().__init__(labels, batch_size=batch_size, seed=seed)
+    def __init__(self, labels: np.ndarray, name: str, **shared):
+        """shared: see `BatchSampler`."""
+        super().__init__(labels, **shared)
         self.name = name
 
     @classmethod

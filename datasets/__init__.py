@@ -49,6 +49,9 @@ HEAD_WEIGHTS = {
 }
 
 
+Samples = list[tuple[str, str]]     # (path, class name) of each image
+
+
 class Batch(NamedTuple):
     """One item of a dataset or, with a first dimension B, a batch of a loader.
 
@@ -69,7 +72,7 @@ class Damaged(UserError):
     """A dataset with `faults`, a line each. `samples`: what can be listed in spite of them, for
     `--check_data`, which shows all faults in one report."""
 
-    def __init__(self, faults: list[str], samples: dict[str, list[tuple[str, str]]]):
+    def __init__(self, faults: list[str], samples: dict[str, Samples]):
         more = f" (faults in all: {len(faults):,}, see --check_data)" if faults[1:] else ""
         super().__init__(faults[0] + more)
         self.faults, self.samples = faults, samples

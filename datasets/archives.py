@@ -1,4 +1,4 @@
-"""Archives of strangers, unpacked with care.
+"""Unpacks archives that nobody has checked.
 
 Nothing is written outside of the folder, no link is made or followed, and no file or archive may
 grow beyond the bounds below, which no published archive comes near.
@@ -11,6 +11,7 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -35,12 +36,14 @@ class Member(NamedTuple):
     position: int
 
 
-def unpack(archive: Path, into: Path, place: Callable[[tuple[str, ...]], str | None]) -> int:
-    """Writes files of `archive`, a tar file or a zip file, below `into`; returns how many.
+def unpack(archive: Path, into: Path, place: Callable[[tuple[str, ...]], str | None], layout: str
+           ) -> None:
+    """Writes files of `archive`, a tar file or a zip file, below `into`.
 
     place: the parts of a member's path -> where it belongs below `into`, None for a file that is
-    not needed. UserError for an archive that is damaged or not safe, RunError where the disk does
-    not take it. Shows progress and ends at a signal.
+    not needed. UserError for an archive that is damaged or not safe, or without any file that is
+    needed, as `layout` describes them. RunError where the disk does not take it. Shows progress
+    and ends at a signal.
     """
     n_written, total = 0, 0
     with explained(archive), tqdm(desc=f"Unpacking {archive.name}", unit="B", unit_scale=True,
@@ -52,7 +55,8 @@ def unpack(archive: Path, into: Path, place: Callable[[tuple[str, ...]], str | N
                 unsafe(archive, f"holds more than {MOST_IN_ALL / 2**30:.0f} GB or {MOST_MEMBERS:,} "
                        "files")
             parts = safe_parts(archive, member.name)
-            target = None if hidden(parts) else place(parts)
+            hidden = "__MACOSX" in parts or parts[-1].startswith(".")    # as macOS adds them
+            target = None if hidden else place(parts)
             if target is not None:
                 if member.size > MOST_IN_A_FILE:
                     unsafe(archive, f"{member.name!r} would have {member.size:,} bytes, and no "
@@ -62,7 +66,9 @@ def unpack(archive: Path, into: Path, place: Callable[[tuple[str, ...]], str | N
                 write(content, into / target)
                 n_written += 1
             bar.update(member.position - bar.n)
-    return n_written
+    if not n_written:
+        refuse("--archive", f"{str(archive)!r} holds no {layout}",
+               "the official archive of this dataset")
 
 
 def members(archive: Path) -> Iterator[Member]:
@@ -80,14 +86,14 @@ def members(archive: Path) -> Iterator[Member]:
                 if not entry.is_dir():
                     check_kind(entry.filename, kind == stat.S_IFLNK, kind in (0, stat.S_IFREG))
                     yield Member(entry.filename, entry.file_size,
-                                 lambda entry=entry: whole.open(entry), position)
+                                 partial(whole.open, entry), position)
     else:
         with open(archive, "rb") as file, tarfile.open(fileobj=file) as whole:
             for entry in whole:
                 if not entry.isdir():
                     check_kind(entry.name, entry.issym() or entry.islnk(), entry.isreg())
-                    yield Member(entry.name, entry.size,
-                                 lambda entry=entry: whole.extractfile(entry), file.tell())
+                    yield Member(entry.name, entry.size, partial(whole.extractfile, entry),
+                                 file.tell())
 
 
 def safe_parts(archive: Path, name: str) -> tuple[str, ...]:
@@ -96,11 +102,6 @@ def safe_parts(archive: Path, name: str) -> tuple[str, ...]:
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
         unsafe(archive, f"the path {name!r} leads out of the folder")
     return path.parts
-
-
-def hidden(parts: tuple[str, ...]) -> bool:
-    """Whether the file is hidden, as those that macOS adds."""
-    return "__MACOSX" in parts or parts[-1].startswith(".")
 
 
 def unsafe(archive: Path, what: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datasets.images import box_of, decode, in_parallel
+from datasets.images import box_of, decode, in_parallel, stored_size
 from utilities import environment
 from utilities.errors import UserError
 
@@ -60,16 +60,13 @@ def in_memory(paths: list[str], threads: int) -> DecodedImages:
 
 
 def area(path: str) -> int:
-    """Pixels of the image in `path`, by its box or its header."""
+    """Pixels of the image in `path`, by its box or its header; UserError, naming the file, where it
+    has none."""
     if box := box_of(path):
         left, top, right, bottom = box
         return (right - left) * (bottom - top)
-    try:
-        with Image.open(path) as image:
-            return image.width * image.height
-    except Exception:
-        image = decode(path)    # names the file and what is wrong with it
-        return image.width * image.height
+    width, height = stored_size(path) or decode(path).size      # `decode` says what is wrong
+    return width * height
 
 
 def announce(cache: str, n_images: int, needed: int, available: int, reserve: int = 0,

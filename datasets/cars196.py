@@ -5,9 +5,10 @@ Download: ai.stanford.edu/~jkrause/cars.
 
 from pathlib import Path
 
+from datasets import Samples
 from datasets.class_folders import halves
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing"}: (path, class) of each image."""
     return halves(folder, sorted)

@@ -14,20 +14,29 @@ from utilities.files import fault
 from utilities.terminal import check_output
 
 SHOWN = 10  # names
+# What is told of images that can be read: the words for one and for more, whether to name them, and
+# of which findings it is told.
+REMARKS = (
+    ("is", "are", "turned by the EXIF tag", False, lambda finding: finding.turned),
+    ("is", "are", "transparent and laid on white", False, lambda finding: finding.on_white),
+    ("shows", "show", "one grey level or colour alone", True, lambda finding: finding.levels == 0),
+    ("uses", "use", "a tenth of the grey levels or less, as 12 bits in files of 16 do", True,
+     lambda finding: 0 < finding.levels <= 255 / 10),
+    ("has", "have", "levels that are cut off, since white is 65,535 in the mode I and 255 (or 1, "
+     "if none is above) in the mode F", True, lambda finding: finding.clipped),
+)
 
 
 def check_data(name: str, opt) -> bool:
     """Reads every image of the dataset and prints a report; True when nothing is wrong."""
-    damage = []
     print(f"{name} in {opt.source_path}")
+    whole, published = True, PUBLISHED.get(name, {})
     try:
         samples = splits.read(name, opt.source_path)
     except Damaged as damaged:
-        samples, damage = damaged.samples, damaged.faults
-    published = PUBLISHED.get(name, {})
-    whole = not damage
-    for line in damage:
-        print(f"  {line}")
+        samples, whole = damaged.samples, False
+        for line in damaged.faults:
+            print(f"  {line}")
     for split, part in samples.items():
         counts = len(part), len({label for _, label in part})
         line = (f"  {split}: {counts[0]:,} {one_or_more(counts[0], 'image', 'images')}, "
@@ -40,37 +49,24 @@ def check_data(name: str, opt) -> bool:
         print(line)
     split_of = {path: split for split, part in samples.items() for path, _ in part}
     paths, threads = list(split_of), min(opt.kernels, available_cores())
-    findings = examine(paths, threads)
-    faults = [(path, finding.fault) for path, finding in zip(paths, findings, strict=True)
-              if finding.fault]
-    for path, reason in faults:
-        print(f"  cannot read {path!r}: {reason}")
-    print(f"  {len(paths) - len(faults):,} of {len(paths):,} images can be read")
-    for count, what in ((sum(finding.turned for finding in findings), "turned by the EXIF tag"),
-                        (sum(finding.on_white for finding in findings),
-                         "transparent and laid on white")):
-        if count:
-            print(f"  {count:,} of them {one_or_more(count, 'is', 'are')} {what}")
-    for one, more, what, chosen in (
-            ("shows", "show", "one grey level or colour alone",
-             lambda finding: finding.levels == 0),
-            ("uses", "use", "a tenth of the grey levels or less, as 12 bits in files of 16 do",
-             lambda finding: 0 < finding.levels <= 255 / 10),
-            ("has", "have", "levels that are cut off, since white is 65,535 in the mode I and 255 "
-             "(or 1, if none is above) in the mode F", lambda finding: finding.clipped)):
-        names = [repr(path) for path, finding in zip(paths, findings, strict=True)
-                 if not finding.fault and chosen(finding)]
+    findings = dict(zip(paths, examine(paths, threads), strict=True))
+    readable = {path: finding for path, finding in findings.items() if not finding.fault}
+    for path, finding in findings.items():
+        if finding.fault:
+            print(f"  cannot read {path!r}: {finding.fault}")
+    print(f"  {len(readable):,} of {len(paths):,} images can be read")
+    for one, more, what, named, chosen in REMARKS:
+        names = [repr(path) for path, finding in readable.items() if chosen(finding)]
         if names:
-            print(f"  {len(names):,} of them {one_or_more(len(names), one, more)} {what}: "
-                  + some(names))
-    faulty = {path for path, _ in faults}
-    report_identical(identical([path for path in paths if path not in faulty], threads), split_of)
+            print(f"  {len(names):,} of them {one_or_more(len(names), one, more)} {what}"
+                  + f": {some(names)}" * named)
+    report_identical(identical(list(readable), threads), split_of)
     if others := beside(paths):
         what = one_or_more(len(others), "entry beside them does not count as an image",
                            "entries beside them do not count as images")
         print(f"  {len(others):,} {what}: " + some(list(map(repr, others))))
     check_output()
-    return whole and not faults
+    return whole and len(readable) == len(paths)
 
 
 def identical(paths: list[str], threads: int) -> list[list[str]]:

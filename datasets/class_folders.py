@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from datasets import DATASETS, Damaged
+from datasets import DATASETS, Damaged, Samples
 from utilities.errors import UserError
 from utilities.files import fault, is_folder
 
@@ -18,21 +18,20 @@ EXTENSIONS = frozenset((
 LAYOUT = "images/<class>/<image files>"
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing"}: (path, class) of each image."""
     return halves(folder, by_number)
 
 
 def by_number(names: list[str]) -> list[str]:
     """Sorts by leading number if all have one, otherwise as strings."""
-    numbers = [re.match(r"\d+", name) for name in names]
-    if all(numbers):
-        return [name for _, name in sorted((int(number[0]), name)
-                                           for number, name in zip(numbers, names, strict=True))]
+    numbers = {name: re.match(r"\d+", name) for name in names}
+    if all(numbers.values()):
+        return sorted(names, key=lambda name: (int(numbers[name][0]), name))
     return sorted(names)
 
 
-def halves(folder: Path, order) -> dict[str, list[tuple[str, str]]]:
+def halves(folder: Path, order) -> dict[str, Samples]:
     """The class folders, sorted by `order` and split in the middle. Damaged for class folders that
     are empty or cannot be listed."""
     require(folder / "images", folder, LAYOUT)
@@ -56,17 +55,19 @@ def classes(folder: Path, order) -> tuple[list[str], list[str]]:
     return order([entry.name for entry in entries if is_folder(entry)]), faults
 
 
-def members(splits: dict[str, list[Path]], faults: list[str]) -> dict[str, list[tuple[str, str]]]:
+def members(splits: dict[str, list[Path]], faults: list[str]) -> dict[str, Samples]:
     """{split: [(path, class)]} of the images in the class folders of each split. Damaged where
     there are `faults` or class folders that are empty or cannot be listed."""
     samples, deeper = {split: [] for split in splits}, []
-    for split, folder in ((split, folder) for split, part in splits.items() for folder in part):
-        try:
-            paths, inner = images(folder)
-            samples[split] += [(path, folder.name) for path in paths]
-            deeper += inner
-        except UserError as error:
-            faults.append(str(error))
+    for split, folders in splits.items():
+        for folder in folders:
+            try:
+                paths, inner = images(folder)
+            except UserError as error:
+                faults.append(str(error))
+            else:
+                samples[split] += [(path, folder.name) for path in paths]
+                deeper += inner
     if deeper:
         print(f"--source_path: images that lie in folders inside the class folders and are left "
               f"out: {len(deeper):,}, the first is {deeper[0]!r}", flush=True)

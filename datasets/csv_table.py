@@ -9,23 +9,25 @@ search among themselves. Format: open-metric-learning.readthedocs.io, "Dataset f
 
 import csv
 import io
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from datasets import Damaged
+from datasets import Damaged, Samples
 from datasets.class_folders import by_number
-from datasets.images import TablePath, sizes
+from datasets.images import Box, TablePath, in_parallel, stored_size
 from utilities.environment import available_cores
-from utilities.errors import UserError
+from utilities.errors import UserError, refuse
 
 TABLE = "table.csv"
 REQUIRED = ("path", "label", "split")
 ROLES = ("is_query", "is_gallery")
 BOX = ("x_1", "y_1", "x_2", "y_2")
+EMPTY = {"", "none", "nan"}
 WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False,
-         "": None, "none": None, "nan": None}
+         **dict.fromkeys(EMPTY)}
 
 
 class Entry(NamedTuple):
@@ -43,7 +45,7 @@ class Entry(NamedTuple):
         return self.path, self.label
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing"} or, with queries, {"training", "testing_query", "testing_gallery"}:
     (path, label) of each image, label by label. Damaged where the table contradicts itself."""
     entries, faults = [], []
@@ -58,8 +60,8 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     entries.sort(key=lambda entry: position[entry.label])
     tested = [entry for entry in entries if entry.split == "validation"]
     splits = {"training": [entry.sample for entry in entries if entry.split == "train"]}
-    if {(entry.query, entry.gallery) for entry in tested} <= {(True, True)} or not any(
-            entry.query is not None for entry in tested):
+    roles = {(entry.query, entry.gallery) for entry in tested}
+    if roles in (set(), {(True, True)}, {(None, None)}):
         splits["testing"] = [entry.sample for entry in tested]
     else:
         faults += [complaint(entry.path.row, "is_query and is_gallery are empty, but not so in "
@@ -70,20 +72,6 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
     if faults:
         raise Damaged(faults, splits)
     return splits
-
-
-def pictures(path: Path, flag: str) -> list[tuple[str, TablePath]]:
-    """(its name in the table, its path) of each row of any table with a column `path`; `flag` gave
-    the table. UserError where it is no such table."""
-    header, table = rows(path, flag, ("path",))
-    found = []
-    for where, row in table:
-        refuse = refusal(where, flag)
-        cells = cells_of(header, row, ("path",), refuse)
-        found.append((cells["path"], TablePath(
-            os.path.normpath(path.parent / cells["path"]), where,
-            box([cells.get(name, "") for name in BOX], refuse))))
-    return found
 
 
 def rows(path: Path, flag: str = "--source_path", required: Sequence[str] = REQUIRED
@@ -114,83 +102,75 @@ def rows(path: Path, flag: str = "--source_path", required: Sequence[str] = REQU
                     for number, row in enumerate(table, start=2) if any(row)]
 
 
-def complaint(where: str, what: str, accepted: str, flag: str = "--source_path") -> str:
-    """The line for what is wrong in a row."""
-    return f"{flag}: {where}: {what}; accepted: {accepted}"
+def complaint(where: str, what: str, accepted: str) -> str:
+    """The line for what is wrong in a row of a dataset's table."""
+    return f"--source_path: {where}: {what}; accepted: {accepted}"
 
 
-def refusal(where: str, flag: str = "--source_path") -> Callable[[str, str], NoReturn]:
-    """refuse(what, accepted) raises the UserError for a row."""
-    def refuse(what: str, accepted: str) -> NoReturn:
-        raise UserError(complaint(where, what, accepted, flag))
-
-    return refuse
-
-
-def cells_of(header: list[str], row: list[str], filled: Sequence[str], refuse) -> dict[str, str]:
-    """{column: cell} of a row; it calls `refuse` unless the columns `filled` hold a text."""
+def cells_of(header: list[str], row: list[str], filled: Sequence[str], place: str
+             ) -> dict[str, str]:
+    """{column: cell} of a row; UserError, which begins with `place`, unless the columns `filled`
+    hold a text."""
     if len(row) != len(header):
-        refuse(f"{len(row)} cells below {len(header)} columns", "a cell for each column")
+        refuse(place, f"{len(row)} cells below {len(header)} columns", "a cell for each column")
     cells = dict(zip(header, map(str.strip, row), strict=True))
     for name in filled:
         if not cells[name] or "\0" in cells[name]:
-            refuse(f"{name} {cells[name]!r}", "a text")
+            refuse(place, f"{name} {cells[name]!r}", "a text")
     return cells
 
 
 def entry(where: str, header: list[str], row: list[str], folder: Path) -> Entry:
-    """What `row` says; UserError for what it cannot say."""
-    refuse = refusal(where)
-    cells = cells_of(header, row, ("path", "label"), refuse)
+    """The entry of a `row`; UserError where a cell is wrong."""
+    place = f"--source_path: {where}"
+    cells = cells_of(header, row, ("path", "label"), place)
     split, roles = cells["split"], [cells.get(name, "") for name in ROLES]
     if split not in ("train", "validation"):
-        refuse(f"split {split!r}", "train, validation")
+        refuse(place, f"split {split!r}", "train, validation")
     for name, text in zip(ROLES, roles, strict=True):
         if text.lower() not in WORDS:
-            refuse(f"{name} {text!r}", "True, False, or nothing in rows of train")
+            refuse(place, f"{name} {text!r}", "True, False, or nothing in rows of train")
     query, gallery = (WORDS[text.lower()] for text in roles)
     if split == "train" and (query or gallery):
-        refuse(f"{ROLES[0] if query else ROLES[1]} is True, but split is train",
+        refuse(place, f"{'is_query' if query else 'is_gallery'} is True, but split is train",
                "queries and gallery in rows of validation")
     if split == "validation" and (query is None) != (gallery is None):
-        refuse(f"{ROLES[query is not None]} is empty, {ROLES[query is None]} is not",
+        empty, filled = ROLES if query is None else ROLES[::-1]
+        refuse(place, f"{empty} is empty, {filled} is not",
                "True or False in both, or nothing in both")
     if split == "validation" and (query, gallery) == (False, False):
-        refuse("neither query nor gallery", "one of them, or both")
+        refuse(place, "neither query nor gallery", "one of them, or both")
     path = TablePath(os.path.normpath(folder / cells["path"]), where,
-                     box([cells.get(name, "") for name in BOX], refuse),
-                     cells.get("category") or None)
+                     box(cells, place), cells.get("category") or None)
     return Entry(path, cells["label"], split, query, gallery)
 
 
-def box(texts: list[str], refuse) -> tuple[int, int, int, int] | None:
-    """The box that four cells give, None where all are empty; else it calls `refuse`."""
-    if all(WORDS.get(text.lower(), "") is None for text in texts):
+def box(cells: dict[str, str], place: str) -> Box | None:
+    """The box of a row, None where its cells are empty or missing; UserError, which begins with
+    `place`, where they hold anything else."""
+    texts = [cells.get(name, "") for name in BOX]
+    if EMPTY.issuperset(map(str.lower, texts)):
         return None
     given = " ".join(f"{name}={text}" for name, text in zip(BOX, texts, strict=True))
     try:
         numbers = [float(text) for text in texts]
-        left, top, right, bottom = map(int, numbers)
-    except (ValueError, OverflowError):
-        left = None
-    if left is None or numbers != [left, top, right, bottom]:
-        refuse(f"the box {given}", "four whole numbers, or four empty cells")
+    except ValueError:
+        numbers = [math.nan]
+    if not all(number.is_integer() for number in numbers):
+        refuse(place, f"the box {given}", "four whole numbers, or four empty cells")
+    left, top, right, bottom = map(int, numbers)
     if not (0 <= left < right and 0 <= top < bottom):
-        refuse(f"the box {given}", "x_1 < x_2 and y_1 < y_2, from 0")
+        refuse(place, f"the box {given}", "x_1 < x_2 and y_1 < y_2, from 0")
     return left, top, right, bottom
 
 
 def repeated(entries: list[Entry]) -> list[str]:
     """A line for each row whose path stands in an earlier one. Such an image would be its own
     neighbour, or be tested on after it was trained on."""
-    first, faults = {}, []
-    for path in (entry.path for entry in entries):
-        if path in first:
-            faults.append(complaint(path.row, f"{path!r} stands in {first[path]}, too",
-                                    "each path once"))
-        else:
-            first[path] = path.row
-    return faults
+    paths = [entry.path for entry in entries]
+    first = {path: path.row for path in reversed(paths)}    # the earliest row is kept
+    return [complaint(path.row, f"{path!r} stands in {first[path]}, too", "each path once")
+            for path in paths if path.row != first[path]]
 
 
 def in_both_splits(entries: list[Entry]) -> list[str]:
@@ -218,8 +198,9 @@ def outside(entries: list[Entry]) -> list[str]:
     boxed = [entry.path for entry in entries if entry.path.box]
     if not boxed:
         return []
+    sizes = in_parallel(stored_size, boxed, available_cores(), "Measuring images")
     faults = []
-    for path, size in zip(boxed, sizes(boxed, available_cores()), strict=True):
+    for path, size in zip(boxed, sizes, strict=True):
         _, _, right, bottom = path.box
         if size and (right > size[0] or bottom > size[1]):
             faults.append(complaint(

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torchvision.transforms import v2
 
 from architectures import Inputs
 from datasets import Batch
-from datasets.images import box_of, decode
+from datasets.images import box_of
 from datasets.transforms import augment
 
 QUARTER_TURNS = 4
@@ -28,24 +29,26 @@ class Transforms(NamedTuple):
     rotated: v2.Compose | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Dataset(data.Dataset):
     """Labelled images of one split.
 
     paths: N file names. labels (N,) int64 in 0..n_classes-1. class_names: the name of each label.
-    open_image: path -> RGB image, decoded from the file or from `--cache ram`. device_cache: the
-    images on the device, with `--cache gpu`. listed: paths and labels before broken images were
-    left out.
+    open_image: path -> RGB image, decoded from the file or from `--cache ram`. listed: paths and
+    labels before broken images were left out. device_cache: the images on the device, with
+    `--cache gpu`.
     """
 
-    def __init__(self, name: str, paths: list[str], labels: np.ndarray, class_names: list[str],
-                 transforms: Transforms, *, inputs: Inputs, seed: int,
-                 open_image: Callable[[str], Image.Image] = decode, device_cache=None,
-                 listed: tuple[list[str], np.ndarray] | None = None):
-        self.name, self.paths, self.labels = name, paths, labels
-        self.class_names, self.transforms = class_names, transforms
-        self.inputs, self.seed = inputs, seed
-        self.open_image, self.device_cache = open_image, device_cache
-        self.listed = listed or (paths, labels)
+    name: str
+    paths: list[str]
+    labels: np.ndarray
+    class_names: list[str]
+    transforms: Transforms
+    inputs: Inputs
+    seed: int
+    open_image: Callable[[str], Image.Image]
+    listed: tuple[list[str], np.ndarray]
+    device_cache: Any = None
 
     @property
     def n_classes(self) -> int:

@@ -7,7 +7,7 @@ bicubic one is as much wider, so a resize is A_y I A_x' with matrices of such we
 crop and flip. Pixels equal those of the files up to rounding. Nothing waits for the device.
 """
 
-import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -51,7 +51,7 @@ def draw(transform: v2.Compose, sides: tuple[int, int]) -> Tensor:
             grey = int(step(probe)[1].any())
         elif isinstance(step, v2.ColorJitter):
             changes = step.make_params([])
-            order, factors = changes["fn_idx"], [changes[key] for key in FACTORS]
+            order, factors = changes["fn_idx"].tolist(), [changes[key] for key in FACTORS]
     return torch.tensor([*box, *resized, *corner, mirrored, grey, *order, *factors],
                         dtype=torch.float64)
 
@@ -82,11 +82,9 @@ class DeviceCache:
     def drawing(self, dataset: Dataset) -> Dataset:
         """`dataset`, which holds the images of `paths`, with results of `draw` in place of views
         and with sides (height, width) in place of images."""
-        twin = copy.copy(dataset)
-        twin.open_image = dict(zip(self.paths, self.sides.tolist(), strict=True)).__getitem__
-        twin.transforms = Transforms(*(transform and partial(draw, transform)
-                                       for transform in dataset.transforms))
-        return twin
+        sides = dict(zip(self.paths, self.sides.tolist(), strict=True))
+        draws = (transform and partial(draw, transform) for transform in dataset.transforms)
+        return replace(dataset, open_image=sides.__getitem__, transforms=Transforms(*draws))
 
     @torch.no_grad()
     def render(self, batch: Batch, transforms: Transforms) -> Batch:
@@ -116,10 +114,10 @@ class DeviceCache:
         first = self.begins[indices] + top * stride + left
         views = torch.empty(len(indices), 3, self.crop, self.crop, dtype=torch.uint8,
                             device=self.device)
-        rest = np.argsort(-height * width, kind="stable")
-        while len(rest):
-            n = max(1, PIXELS_AT_ONCE // int(height[rest[0]] * width[rest[0]]))
-            part, rest = rest[:n], rest[n:]
+        left_over = np.argsort(-height * width, kind="stable")      # the largest box first
+        while len(left_over):
+            n = max(1, PIXELS_AT_ONCE // int(height[left_over[0]] * width[left_over[0]]))
+            part, left_over = left_over[:n], left_over[n:]
             rows = self.weights(height[part], resized_height[part], y[part], 0 * mirrored[part])
             columns = self.weights(width[part], resized_width[part], x[part], mirrored[part])
             begin, step, last_row, last_column = self.send(np.stack(

@@ -6,8 +6,6 @@ characters look alike in one font. Their order is random, so both halves mix all
 is that of `datasets.class_folders`.
 """
 
-import os
-import shutil
 import tempfile
 import unicodedata
 from pathlib import Path
@@ -16,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-from datasets import class_folders
+from datasets import Samples, class_folders
 from utilities.errors import UserError
 from utilities.files import fault
 
@@ -35,7 +33,7 @@ SIDES = (64, 96)    # of the images, in pixels
 INVERTED = 0.25     # share of images that are light on dark
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing"}: (path, class) of each image; renders the set where it is missing."""
     if fault(folder / "images"):
         render_set(folder)
@@ -45,33 +43,30 @@ def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
 def render_set(folder: Path, characters: str = CHARACTERS, images_per_class: int = IMAGES_PER_CLASS,
                seed: int = SEED) -> None:
     """Writes `folder/images/<number>.<character's name>/<number>.jpg`, all of it or nothing."""
-    unfinished = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".images-", dir=folder))
         order = np.random.default_rng(seed).permutation(len(characters))
         fonts = load_fonts()
-        for c, i in enumerate(tqdm(order, f"Rendering glyphs into {folder}", disable=None)):
-            character = characters[i]
-            name = unicodedata.name(character).replace(" ", "_")
-            class_folder = unfinished / f"{c + 1:03d}.{name}"
-            class_folder.mkdir()
-            for n in range(images_per_class):
-                image = render(character, fonts, np.random.default_rng([seed, c, n]))
-                image.save(class_folder / f"{n + 1:02d}.jpg", quality=92)
-        os.chmod(unfinished, 0o755)
-        try:
-            unfinished.rename(folder / "images")
-        except OSError:
-            if fault(folder / "images", "folder"):      # else another process made the same images
-                raise
+        with tempfile.TemporaryDirectory(prefix=".images-", dir=folder,
+                                         ignore_cleanup_errors=True) as unfinished:
+            images = Path(unfinished, "images")
+            for c, i in enumerate(tqdm(order, f"Rendering glyphs into {folder}", disable=None)):
+                character = characters[i]
+                name = unicodedata.name(character).replace(" ", "_")
+                class_folder = images / f"{c + 1:03d}.{name}"
+                class_folder.mkdir(parents=True)
+                for n in range(images_per_class):
+                    image = render(character, fonts, np.random.default_rng([seed, c, n]))
+                    image.save(class_folder / f"{n + 1:02d}.jpg", quality=92)
+            try:
+                images.rename(folder / "images")
+            except OSError:
+                if fault(folder / "images", "folder"):  # else another process made the same images
+                    raise
     except OSError as error:
         raise UserError(f"--source_path: cannot write the glyphs into {str(folder)!r}: "
                         f"{error.strerror or error}; accepted: a folder that you may write, with "
                         "room for them, or one that holds them") from error
-    finally:
-        if unfinished:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def load_fonts() -> list[ImageFont.FreeTypeFont]:

@@ -20,7 +20,7 @@ REMEDY = ("--check_data lists all such files, --skip_broken_images leaves them o
           "--resume")
 TRANSPARENT = {"RGBA", "RGBa", "LA", "La", "PA"}
 HIGHEST = {"I": 65535, "F": 255}    # level of these modes that becomes white
-NO_FAULT_OF_A_FILE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}     # errors of any file just then
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}      # errors that any file would meet
 warnings.filterwarnings("ignore", "Corrupt EXIF data")  # which `turn_upright` ignores
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # half of the limit
 
@@ -88,7 +88,7 @@ def lies_in_the_file(error: Exception) -> bool:
     """Whether `error` says something about the file that was read; not so where memory or file
     handles are used up."""
     return not isinstance(error, MemoryError) and (
-        getattr(error, "errno", None) not in NO_FAULT_OF_A_FILE)
+        getattr(error, "errno", None) not in EXHAUSTED)
 
 
 def explain(path: str, error: Exception) -> str:
@@ -168,20 +168,27 @@ def examine(paths: list[str], threads: int) -> list[Finding]:
     return list(in_parallel(finding, paths, threads, "Reading images"))
 
 
-def sizes(paths: list[str], threads: int) -> list[tuple[int, int] | None]:
-    """(width, height) of each file's stored image by its header; None where that cannot be read."""
-    def size(path: str) -> tuple[int, int] | None:
-        try:
-            if not os.path.isfile(path):    # reading a pipe would wait for ever
-                return None
-            with Image.open(path) as image:
-                return image.size
-        except Exception as error:
-            if not lies_in_the_file(error):
-                raise
-            return None
+def broken(paths: list[str], threads: int) -> set[str]:
+    """For `--skip_broken_images`: those of `paths` that cannot be read, which are printed."""
+    found = set()
+    for path, finding in zip(paths, examine(paths, threads), strict=True):
+        if finding.fault:
+            print(f"--skip_broken_images: left out {path!r}: {finding.fault}", flush=True)
+            found.add(path)
+    return found
 
-    return list(in_parallel(size, paths, threads, "Measuring images"))
+
+def stored_size(path: str) -> tuple[int, int] | None:
+    """(width, height) of the file's image by its header; None where that cannot be read."""
+    try:
+        if not os.path.isfile(path):    # reading a pipe would wait for ever
+            return None
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:
+        if not lies_in_the_file(error):
+            raise
+        return None
 
 
 def orientation(image: Image.Image) -> int | None:

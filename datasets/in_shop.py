@@ -7,7 +7,7 @@ mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
 
 from pathlib import Path
 
-from datasets import Damaged
+from datasets import Damaged, Samples
 from datasets.class_folders import require
 from datasets.tables import repeated, rows
 from utilities.errors import refuse
@@ -17,7 +17,7 @@ COLUMNS = "image_name item_id evaluation_status"
 SPLITS = {"train": "training", "query": "testing_query", "gallery": "testing_gallery"}
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing_query", "testing_gallery"}: (path, item) of each image, by item."""
     partition = folder / "Eval" / "list_eval_partition.txt"
     require(partition, folder, LAYOUT)

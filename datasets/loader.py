@@ -84,8 +84,8 @@ class Loader:
                 yield self.to_device(batch, torch.tensor(self.batches.drawn.popleft()))
 
     def to_device(self, batch: Batch, indices: Tensor) -> Batch:
-        """The share `batch`, with labels and more of all the batch's images, which are `indices`.
-        """
+        """The views in `batch`, this process's share, with the labels and rotations of all images
+        of the whole batch, which are `indices`."""
         turns = batch.rotations.tolist()
         if self.cache is not None:
             batch = self.cache.render(batch, self.dataset.transforms)

@@ -7,7 +7,7 @@ cvgl.stanford.edu/projects/lifted_struct.
 
 from pathlib import Path
 
-from datasets import Damaged
+from datasets import Damaged, Samples
 from datasets.class_folders import require
 from datasets.tables import repeated, rows
 from utilities.errors import UserError
@@ -17,7 +17,7 @@ COLUMNS = "image_id class_id super_class_id path"
 LISTS = {"training": "Ebay_train.txt", "testing": "Ebay_test.txt"}
 
 
-def read(folder: Path) -> dict[str, list[tuple[str, str]]]:
+def read(folder: Path) -> dict[str, Samples]:
     """{"training", "testing"}: (path, class id) of each image, by ascending class id."""
     require(folder / "images", folder, LAYOUT)
     splits, listed = {}, []

@@ -71,11 +71,11 @@ def find(path: Path, flag: str) -> list[Picture]:
     """The images of the folder or table at `path`, which `flag` gave; UserError without any."""
     if not fault(path, "folder"):
         found = in_folder(path, flag)
-    elif fault(path, "file"):
-        refuse(flag, f"{str(path)!r} {fault(path)}" if fault(path) else
-               f"{str(path)!r} is no folder and no table", "a folder of images, or a table .csv")
+    elif not fault(path, "file"):
+        found = in_table(path, flag)
     else:
-        found = [Picture(name, source) for name, source in csv_table.pictures(path, flag)]
+        refuse(flag, f"{str(path)!r} {fault(path) or 'is no folder and no table'}",
+               "a folder of images, or a table .csv")
     if not found:
         refuse(flag, f"no image in {str(path)!r}",
                f"files of these types, at any depth: {', '.join(sorted(EXTENSIONS))}")
@@ -97,11 +97,21 @@ def in_folder(folder: Path, flag: str) -> list[Picture]:
     return [Picture(name, os.path.join(folder, name)) for name in sorted(names)]
 
 
+def in_table(table: Path, flag: str) -> list[Picture]:
+    """The images in the rows of any table with a column `path`, named as they are there; UserError
+    where it is no such table."""
+    header, rows = csv_table.rows(table, flag, ("path",))
+    found = []
+    for where, row in rows:
+        place = f"{flag}: {where}"
+        cells = csv_table.cells_of(header, row, ("path",), place)
+        file = os.path.normpath(table.parent / cells["path"])
+        found.append(Picture(cells["path"],
+                             images.TablePath(file, where, csv_table.box(cells, place))))
+    return found
+
+
 def without_broken(pictures: Sequence[Picture], threads: int) -> list[Picture]:
     """`pictures` without those whose files cannot be read, which are printed."""
-    findings = images.examine([picture.source for picture in pictures], threads)
-    for picture, finding in zip(pictures, findings, strict=True):
-        if finding.fault:
-            print(f"--skip_broken_images: left out {picture.source!r}: {finding.fault}", flush=True)
-    return [picture for picture, finding in zip(pictures, findings, strict=True)
-            if not finding.fault]
+    broken = images.broken([picture.source for picture in pictures], threads)
+    return [picture for picture in pictures if picture.source not in broken]

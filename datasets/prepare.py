@@ -12,12 +12,13 @@ import re
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
+from datasets import PUBLISHED, archives
+from datasets.download import fetch
 from utilities import interrupt, terminal, tool
 from utilities.environment import available_cores
 from utilities.errors import RunError, UserError, refuse
@@ -107,8 +108,9 @@ def prepare(args: Namespace) -> int:
         made = unfinished / args.dataset
         PLACING[args.dataset](made, *files.values())
         check_counts(args.dataset, made, list(files.values()))
-        with interrupt.shield(raises=False):
-            finish(made, root / args.dataset)
+        with interrupt.shield(raises=False), archives.written(root / args.dataset):
+            os.sync()       # so that a dataset with its name is whole on the disk
+            made.rename(root / args.dataset)
     finally:
         with interrupt.shield(raises=False):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -122,15 +124,16 @@ def prepare(args: Namespace) -> int:
 def check_free(folder: Path) -> None:
     """UserError where there is something already; an empty folder may be there."""
     try:
-        free = not os.path.lexists(folder) or not (folder.is_symlink() or os.listdir(folder))
-    except OSError:
-        free = False
-    if not free:
+        taken = os.path.islink(folder) or (os.path.lexists(folder) and os.listdir(folder))
+    except OSError:     # it is no folder, or may not be read
+        taken = True
+    if taken:
         refuse("--source_path", f"{str(folder)!r} is there and not an empty folder, and nothing is "
                "overwritten", "a folder for datasets without it")
 
 
 def make_folder(folder: Path, *, exist_ok: bool = True) -> None:
+    """UserError where `folder` cannot be made or written, or is there and may not be."""
     try:
         folder.mkdir(parents=True, exist_ok=exist_ok)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -148,13 +151,13 @@ def make_folder(folder: Path, *, exist_ok: bool = True) -> None:
 def assigned(paths: Sequence[str], dataset: str) -> dict[Archive, Path]:
     """Which official file each of the given ones is, by its ending; UserError where that is not
     clear."""
-    archives, found = SOURCES[dataset].archives, {}
-    wanted = ", ".join(archive.name for archive in archives)
+    official, found = SOURCES[dataset].archives, {}
+    wanted = ", ".join(archive.name for archive in official)
     for given in paths:
         path = Path(os.path.expanduser(given))
         if wrong := fault(path, "file"):
             refuse("--archive", f"{given!r} {wrong}", wanted)
-        fitting = [archive for archive in archives if given.lower().endswith(archive.endings)]
+        fitting = [archive for archive in official if given.lower().endswith(archive.endings)]
         if not fitting:
             refuse("--archive", f"{given!r} is no file of {dataset}", wanted)
         if fitting[0] in found:
@@ -166,13 +169,10 @@ def assigned(paths: Sequence[str], dataset: str) -> dict[Archive, Path]:
 
 def obtained(args: Namespace, given: dict[Archive, Path], root: Path) -> dict[Archive, Path]:
     """All files of the dataset in their order, those not given by download."""
-    from datasets.download import fetch
-
-    page, archives = SOURCES[args.dataset]
-    missing = [archive for archive in archives if archive not in given]
-    by_hand = (f"visit {page} and give the "
-               f"{'file' if len(archives) == 1 else 'files'} by --archive "
-               + " ".join(archive.name for archive in archives))
+    page, wanted = SOURCES[args.dataset]
+    missing = [archive for archive in wanted if archive not in given]
+    by_hand = (f"visit {page} and give the {'file' if len(wanted) == 1 else 'files'} by --archive "
+               + " ".join(archive.name for archive in wanted))
     if missing and not args.download:
         refuse("--archive", f"{', '.join(archive.name for archive in missing)} not given",
                f"--download, or {by_hand}" if missing[0].url else by_hand)
@@ -188,14 +188,12 @@ def obtained(args: Namespace, given: dict[Archive, Path], root: Path) -> dict[Ar
                 raise RunError(f"{error}; {by_hand}") from error
             print(f"Downloaded {str(given[archive])!r}, which is no longer needed afterwards.",
                   flush=True)
-    return {archive: given[archive] for archive in archives}
+    return {archive: given[archive] for archive in wanted}
 
 
 def check_sum(path: Path, archive: Archive, any_checksum: bool) -> None:
     """UserError where the file's checksum is not the official one, unless any will do."""
-    from datasets.archives import md5
-
-    found = md5(path)
+    found = archives.md5(path)
     if archive.md5 in (None, found):
         return
     if not any_checksum:
@@ -206,18 +204,9 @@ def check_sum(path: Path, archive: Archive, any_checksum: bool) -> None:
           flush=True)
 
 
-def unpack(archive: Path, into: Path, place: Callable, layout: str) -> None:
-    """Unpacks what `place` places; UserError where that is nothing."""
-    from datasets import archives
-
-    if not archives.unpack(archive, into, place):
-        refuse("--archive", f"{str(archive)!r} holds no {layout}", "the official archive of this "
-               "dataset")
-
-
 def from_cub200(into: Path, archive: Path) -> None:
     """`[CUB_200_2011/]images/<class>/<file>`."""
-    unpack(archive, into, partial(below, "images", 3), "images/<class>/<file>")
+    archives.unpack(archive, into, partial(below, "images", 3), "images/<class>/<file>")
 
 
 def from_cars196(into: Path, archive: Path, annotations: Path) -> None:
@@ -228,7 +217,7 @@ def from_cars196(into: Path, archive: Path, annotations: Path) -> None:
         folder = folders.get("/".join(parts[-2:]))
         return f"images/{folder}/{parts[-1]}" if folder else None
 
-    unpack(archive, into, place, f"image that {str(annotations)!r} lists")
+    archives.unpack(archive, into, place, f"image that {str(annotations)!r} lists")
 
 
 def car_classes(path: Path) -> dict[str, str]:
@@ -260,17 +249,16 @@ def from_online_products(into: Path, archive: Path) -> None:
             return f"images/{parts[-2]}/{parts[-1]}"
         return None
 
-    unpack(archive, into, place, "<super class>_final/<file>")
+    archives.unpack(archive, into, place, "<super class>_final/<file>")
 
 
 def from_in_shop(into: Path, archive: Path, partition: Path) -> None:
     """`img/<MEN|WOMEN>/<type>/<item>/<file>`, and the list of the parts."""
-    from datasets.archives import explained, write
-
-    unpack(archive, into, partial(below, "img", 5), "img/<MEN|WOMEN>/<type>/<item>/<file>")
-    with explained(partition):
+    archives.unpack(archive, into, partial(below, "img", 5),
+                    "img/<MEN|WOMEN>/<type>/<item>/<file>")
+    with archives.explained(partition):
         content = partition.read_bytes()
-    write(content, into / "Eval" / "list_eval_partition.txt")
+    archives.write(content, into / "Eval" / "list_eval_partition.txt")
 
 
 PLACING = {"cub200": from_cub200, "cars196": from_cars196, "online_products": from_online_products,
@@ -285,37 +273,23 @@ def below(folder: str, n: int, parts: tuple[str, ...]) -> str | None:
     return None
 
 
-def check_counts(name: str, made: Path, archives: Sequence[Path]) -> None:
+def check_counts(name: str, made: Path, files: Sequence[Path]) -> None:
     """UserError unless `made` holds the published numbers of images and classes."""
     from datasets import splits
 
+    given = " and ".join(repr(str(path)) for path in files) + (" are" if files[1:] else " is")
     try:
         samples = splits.read(name, str(made.parent))
-        splits.refuse_missing([path for part in samples.values() for path, _ in part])
+        splits.refuse_missing(samples)
     except UserError as error:
         reason = str(error).replace(str(made.parent), str(made.parent.parent))
-        raise UserError(f"--archive: {shown(archives)} not complete: {reason}") from error
-    for split, published in datasets.PUBLISHED[name].items():
+        raise UserError(f"--archive: {given} not complete: {reason}") from error
+    for split, published in PUBLISHED[name].items():
         found = len(samples[split]), len({label for _, label in samples[split]})
         if found != published:
             refuse("--archive", "{} not complete: {} {:,} images, {:,} classes; published are {:,} "
-                   "and {:,}".format(shown(archives), split, *found, *published),
+                   "and {:,}".format(given, split, *found, *published),
                    f"the official archives of {name}")
-
-
-def shown(archives: Sequence[Path]) -> str:
-    return " and ".join(repr(str(path)) for path in archives) + (
-        " are" if archives[1:] else " is")
-
-
-def finish(made: Path, folder: Path) -> None:
-    """Gives the complete dataset its place, once it is on the disk; RunError where that fails."""
-    os.sync()
-    try:
-        made.rename(folder)
-    except OSError as error:
-        raise RunError(f"cannot rename {str(made)!r} to {str(folder)!r}: {error.strerror}"
-                       ) from error
 
 
 if __name__ == "__main__":

@@ -42,12 +42,7 @@ def rows(path: Path, columns: str, *, path_column: int,
 def repeated(table: list[tuple[str, list[str]]], *, path_column: int) -> list[str]:
     """A line for each row of `table`, as `rows` gives it, whose path stands in an earlier row. Such
     an image would be its own neighbour, or be tested on after it was trained on."""
-    first, faults = {}, []
-    for where, row in table:
-        path = os.path.normpath(row[path_column])
-        if path in first:
-            faults.append(f"--source_path: {row[path_column]!r} stands in {first[path]} and in "
-                          f"{where}; accepted: each path once, in one split")
-        else:
-            first[path] = where
-    return faults
+    places = [(where, row[path_column], os.path.normpath(row[path_column])) for where, row in table]
+    first = {path: where for where, _, path in reversed(places)}    # the earliest row is kept
+    return [f"--source_path: {written!r} stands in {first[path]} and in {where}; accepted: each "
+            "path once, in one split" for where, written, path in places if where != first[path]]

@@ -1,11 +1,8 @@
 """Augmentations, by torchvision.transforms.v2.
 
 Each `..._transform` maps an RGB image of PIL to a tensor (3, crop, crop) uint8. torchvision draws
-every random number from the CPU's global generator, which `augment` seeds and restores. Two steps
-are written here because torchvision's take noticeable time for a single image.
+every random number from the CPU's global generator, which `augment` seeds and restores.
 """
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +14,6 @@ from utilities.random_streams import stream
 GRAYSCALE = 0.2                             # probability
 JITTER = {"adv": 0.2, "realistic": 0.4}     # of brightness, contrast, saturation and hue
 LONG = 10                                   # times the short side
-
-
-class ColorJitter(v2.ColorJitter):
-    """torchvision's, with the order of its changes as numbers instead of tensors."""
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        parameters = super().make_params(flat_inputs)
-        return parameters | {"fn_idx": parameters["fn_idx"].tolist()}
 
 
 class ResizedThenCropped(v2.Compose):
@@ -39,8 +28,8 @@ class ResizedThenCropped(v2.Compose):
         height, width = resized_sides(resize, (image.height, image.width))
         top, left = crop_corner(crop, (height, width))
         kind = resize.interpolation.value
-        left, right, columns = shares(image.width, width, left, crop.size[1], kind)
-        top, bottom, rows = shares(image.height, height, top, crop.size[0], kind)
+        left, right, columns = resize_weights(image.width, width, left, crop.size[1], kind)
+        top, bottom, rows = resize_weights(image.height, height, top, crop.size[0], kind)
         pixels = np.asarray(image.crop((left, top, right, bottom)))
         pixels = to_bytes(np.einsum("xw,hwc->hxc", columns, pixels, optimize=True))
         pixels = to_bytes(np.einsum("yh,hxc->yxc", rows, pixels, optimize=True))
@@ -51,8 +40,8 @@ class ResizedThenCropped(v2.Compose):
 
 
 def triangle(x):
-    """The bilinear filter at a distance of x >= 0 source pixels; of NumPy or torch, like `cubic`.
-    """
+    """The bilinear filter: the weight of a source pixel at a distance of x >= 0 pixels. x is of
+    NumPy or torch, as in `cubic`."""
     return (1 - x).clip(0)
 
 
@@ -63,15 +52,15 @@ def cubic(x):
     return near * (x < 1) + far * (x >= 1)
 
 
-# What the interpolations of `architectures.Inputs` weigh source pixels by, and how far it reaches.
+# The filter of each interpolation of `architectures.Inputs`, and how many pixels it reaches.
 FILTERS = {"bilinear": (triangle, 1), "bicubic": (cubic, 2)}
 
 
-def shares(n: int, resized: int, first: int, count: int, interpolation: str
-           ) -> tuple[int, int, np.ndarray]:
-    """How the `count` pixels from `first` on are made where `n` pixels become `resized`, more than
-    n: of the source pixels from begin to end (excluded), by shares (count, end - begin) in units of
-    2**-22. The numbers are those of Pillow."""
+def resize_weights(n: int, resized: int, first: int, count: int, interpolation: str
+                   ) -> tuple[int, int, np.ndarray]:
+    """begin, end and weights (count, end - begin): where `n` pixels are enlarged to `resized`, the
+    `count` from `first` on are these sums of the source pixels from begin to end (excluded). The
+    weights are whole numbers in units of 2**-22, as Pillow rounds them."""
     weigh, reach = FILTERS[interpolation]
     centres = (np.arange(first, first + count) + 0.5) * (n / resized)
     begin, end = max(0, int(centres[0] - reach)), min(n, int(centres[-1] + reach) + 1)
@@ -81,7 +70,7 @@ def shares(n: int, resized: int, first: int, count: int, interpolation: str
 
 
 def to_bytes(sums: np.ndarray) -> np.ndarray:
-    """Sums of pixels by `shares` as bytes."""
+    """Sums of pixels, weighted in units of 2**-22, as bytes."""
     return np.floor(sums / 2**22 + 0.5).clip(0, 255).astype(np.uint8)
 
 
@@ -99,11 +88,6 @@ def crop_corner(crop: v2.RandomCrop | v2.CenterCrop, sides: tuple[int, int]) -> 
     return drawn["top"], drawn["left"]
 
 
-def to_tensor(image: Image.Image) -> torch.Tensor:
-    """(3, H, W) uint8 with the memory layout of the image, in which colours come last."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
 def training_transform(augmentation: str, crop: int, resize: int, interpolation: str = "bilinear"
                        ) -> v2.Compose:
     """augmentation: base, adv, big (base with larger crops), red or realistic. interpolation:
@@ -114,26 +98,26 @@ def training_transform(augmentation: str, crop: int, resize: int, interpolation:
     by = v2.InterpolationMode(interpolation)
     if augmentation == "red":
         return ResizedThenCropped([v2.Resize(resize, by), v2.RandomCrop(crop),
-                                   v2.RandomHorizontalFlip(), to_tensor])
+                                   v2.RandomHorizontalFlip(), v2.PILToTensor()])
     colour = []
     if augmentation in JITTER:
         strength = JITTER[augmentation]
         colour = [v2.RandomGrayscale(GRAYSCALE),
-                  ColorJitter(strength, strength, strength, strength)]
+                  v2.ColorJitter(strength, strength, strength, strength)]
     return v2.Compose([v2.RandomResizedCrop(crop, interpolation=by), *colour,
-                       v2.RandomHorizontalFlip(), to_tensor])
+                       v2.RandomHorizontalFlip(), v2.PILToTensor()])
 
 
 def evaluation_transform(crop: int, resize: int, interpolation: str = "bilinear") -> v2.Compose:
     """The short side becomes `resize` pixels, of which the centre is taken."""
     by = v2.InterpolationMode(interpolation)
-    return ResizedThenCropped([v2.Resize(resize, by), v2.CenterCrop(crop), to_tensor])
+    return ResizedThenCropped([v2.Resize(resize, by), v2.CenterCrop(crop), v2.PILToTensor()])
 
 
 def rotated_transform(crop: int, resize: int, interpolation: str = "bilinear") -> v2.Compose:
     """A square crop, whole after any quarter turn: black corners would reveal the angle."""
     by = v2.InterpolationMode(interpolation)
-    return ResizedThenCropped([v2.Resize(resize, by), v2.RandomCrop(crop), to_tensor])
+    return ResizedThenCropped([v2.Resize(resize, by), v2.RandomCrop(crop), v2.PILToTensor()])
 
 
 def augment(transform: v2.Transform, image: Image.Image, *numbers: int) -> torch.Tensor:

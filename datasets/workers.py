@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from utilities.errors import RunError, UserError, refuse
 
 # What ends a run: Ctrl-C, a scheduler, the end of the terminal.
-STOPPING = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-            if hasattr(signal, name)}
-
+STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 ENOUGH_FILES = 2**16    # that a process may open at once
 # How the system, and torch where it hands a batch over, say that no more files can be opened.
 OUT_OF_FILES = (os.strerror(errno.EMFILE), "received 0 items of ancdata")
@@ -37,9 +35,6 @@ def ignore_signals(worker: int) -> None:
 def block_signals() -> Iterator[None]:
     """Holds back Ctrl-C and SIGTERM while workers start, since they begin with the parent's
     handlers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -68,8 +63,7 @@ def end_workers() -> None:
 
     Python ends its daemonic processes by SIGTERM and waits for them. Workers ignore that signal.
     """
-    if hasattr(signal, "SIGCHLD"):      # torch's handler would report their end as an error
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # torch's would report their end as an error
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

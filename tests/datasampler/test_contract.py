@@ -83,7 +83,7 @@ def test_odd_data_is_handled(name, labels, changes):
     assert_batches(name, labels, **changes)
 
 
-@pytest.mark.parametrize("name", sorted(STORAGE - {"criterion_batchmatch"}))
+@pytest.mark.parametrize("name", sorted(STORAGE.keys() - {"criterion_batchmatch"}))
 @pytest.mark.parametrize("dimension", [1, 2, 40])
 def test_candidates_may_be_compared_under_a_random_map(name, dimension):
     assert_batches(name, BALANCED, bs=12, spc=3, data_sampler_lowproj_dim=dimension)

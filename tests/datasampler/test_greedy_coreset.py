@@ -64,25 +64,27 @@ def test_no_candidate_is_chosen_twice(softened):
         assert sorted(coreset(np.random.default_rng(0), distances, 10, softened)) == list(range(10))
 
 
+def filled(labels, embeddings, *, full, batch_size=20, measure="euclidean"):
+    """A sampler that chooses among all images."""
+    storage = Storage(len(labels), momentum=-1, step=1, follows=True, n_candidates=len(labels),
+                      projection_dim=-1)
+    sampler = Sampler(labels, batch_size=batch_size, samples_per_class=2, seed=0, full=full,
+                      measure=measure, softened=False, storage=storage)
+    sampler.fill(embeddings)
+    return sampler
+
+
 def test_batches_cover_clusters():
     """Of ten far clusters with one image dominating in number, a coreset has them all."""
     labels = np.repeat(np.arange(10), [1] * 9 + [91])
     centres = 100 * torch.randn(10, 4)
-    storage = Storage(100, momentum=-1, step=1, follows=True, n_candidates=100, projection_dim=-1)
-    sampler = Sampler(labels, batch_size=20, samples_per_class=2, seed=0, full=False,
-                      measure="euclidean", softened=False, storage=storage)
-    sampler.fill(centres[labels] + torch.randn(100, 4))
-    for batch in sampler:
+    for batch in filled(labels, centres[labels] + torch.randn(100, 4), full=False):
         assert sorted(labels[batch]) == sorted(list(range(10)) * 2)
 
 
 def test_full_coresets_have_one_more_image_of_a_chosen_class():
     labels = np.repeat(np.arange(10), 10)
-    storage = Storage(100, momentum=-1, step=1, follows=True, n_candidates=100, projection_dim=-1)
-    sampler = Sampler(labels, batch_size=20, samples_per_class=2, seed=0, full=True,
-                      measure="cosine", softened=False, storage=storage)
-    sampler.fill(torch.randn(100, 4))
-    for batch in sampler:
+    for batch in filled(labels, torch.randn(100, 4), full=True, measure="cosine"):
         assert len(set(batch[:19])) == 19 and labels[batch[19]] in labels[batch[:19]]
 
 
@@ -96,17 +98,9 @@ def test_the_percentile_is_that_of_candidates_not_yet_chosen():
             assert chosen[n] == rest[distances[rest][:, chosen[:n]].min(1).argmax()]
 
 
-def full_sampler(labels, batch_size):
-    storage = Storage(len(labels), momentum=-1, step=1, follows=True, n_candidates=len(labels),
-                      projection_dim=-1)
-    sampler = Sampler(labels, batch_size=batch_size, samples_per_class=2, seed=0, full=True,
-                      measure="euclidean", softened=False, storage=storage)
-    sampler.fill(torch.randn(len(labels), 4))
-    return sampler
-
-
 def test_the_partner_s_class_is_that_of_a_random_one():
-    sampler = full_sampler(np.arange(40), 6)        # of a class of one the partner is its image
+    # Of a class of one the partner is its image.
+    sampler = filled(np.arange(40), torch.randn(40, 4), full=True, batch_size=6)
     places = [batch.index(batch[5]) for _ in range(50) for batch in sampler]
     np.testing.assert_allclose(np.bincount(places, minlength=5) / len(places), 0.2, atol=0.08)
 
