@@ -1,4 +1,4 @@
-"""The best checkpoint of a run, and the run's test split as it embeds it."""
+"""The best checkpoint of a run, and the embeddings that its network gives the run's test split."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -7,21 +7,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import architectures
 import datasets
 from datasets.workers import explain_lost_workers
 from evaluation import tools
 from evaluation.embedding import derive
 from evaluation.evaluator import Split
-from utilities import run_folder, setup
+from utilities import run_folder
 from utilities.embedding import embed
 from utilities.errors import refuse
 from utilities.files import fault
 
 
 def checkpoint(folder: str | Path, options: Mapping[str, Any], evaltype: str, flag: str) -> Path:
-    """The checkpoint that the run in `folder`, with these `options`, kept as the best for
-    `evaltype` by its first storage metric. UserError, naming `flag`, where there is none."""
+    """The best checkpoint for `evaltype` of the run in `folder`, by its first storage metric.
+    options: the run's. UserError, naming `flag`, where there is none."""
     if evaltype not in options["evaltypes"]:
         refuse("--evaltype", f"{evaltype!r} is none of {str(folder)!r}",
                ", ".join(options["evaltypes"]))
@@ -34,19 +33,18 @@ def checkpoint(folder: str | Path, options: Mapping[str, Any], evaltype: str, fl
 def opened(path: Path, arguments: Namespace) -> tuple[nn.Module, Split]:
     """The network in the checkpoint `path`, on its device, and the test split of its run.
 
-    arguments: `tools.MACHINE`, and `--source_path` and `--skip_broken_images`, which win over the
-    run's. UserError where a test class was trained on, and where images are missing.
+    arguments: the values of `tools.MACHINE`, `--source_path` and `--skip_broken_images`, which
+    replace the run's. UserError where a test class was trained on, and where images are missing.
     """
-    network, options = architectures.load(path)
-    options = tools.on_this_machine(options, arguments)
+    network, options = tools.opened(path, arguments)
     options.evaluate_only, options.train_metrics = True, False
     options.skip_broken_images |= arguments.skip_broken_images
     if arguments.source_path:
         options.source_path = str(arguments.source_path.absolute())
-    device = setup.device(options)
     data = datasets.select(options.dataset, options)
     datasets.check_unseen(data, network.trained_on)
-    return network.to(device), Split.of(data, "Test", "testing", options, device)
+    device = next(network.parameters()).device
+    return network, Split.of(data, "Test", "testing", options, device)
 
 
 def embedded(network: nn.Module, split: Split, evaltype: str) -> list[Tensor]:

@@ -49,7 +49,7 @@ from utilities.errors import refuse
 def main(arguments: Namespace) -> None:
     tool.check_new(arguments.out, "--out")
     found = pictures.find(arguments.images, "--images")
-    network, options = tools.opened(arguments)
+    network, options = tools.opened(arguments.checkpoint, arguments)
     if arguments.skip_broken_images:
         found = pictures.without_broken(found, available_cores())
     rows = of_pictures(network, options, found, "--images", arguments.kernels)

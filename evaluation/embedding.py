@@ -21,7 +21,7 @@ def derive(embeddings: Tensor, evaltype: str, features: Sequence[str], *,
     if mode == "single":
         return heads[names[0]].contiguous()
     width = heads[names[0]].shape[1]
-    n = embeddings.shape[0]     # which exporters keep open, unlike len
+    n = embeddings.shape[0]     # len would fix the batch size in an exported network
     mixed = embeddings.new_zeros(n, width * (len(names) if mode == "Combined" else 1))
     parts = mixed.split(width, 1) if mode == "Combined" else [mixed] * len(names)
     for name, weight, part in zip(names, weights, parts, strict=True):

@@ -59,22 +59,18 @@ def main(arguments: Namespace) -> None:
         if metrics.is_array(name):
             refuse("--evaluation_metrics", f"{name!r} is an array", "any metric that is a number")
     read = [runs.read(folder, "folders") for folder in folders]
-    checkpoints = [chosen(run, arguments.evaltype) for run in read]
+    evaltypes = [arguments.evaltype or run.options["evaltypes"][0] for run in read]
+    paths = [best.checkpoint(run.where, run.options, evaltype, "folders")
+             for run, evaltype in zip(read, evaltypes, strict=True)]
     names = arguments.evaluation_metrics or [
         *read[0].options["evaluation_metrics"], *read[0].options["storage_metrics"]]
     names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
-    opened = [best.opened(path, arguments) for path, _ in checkpoints]
+    opened = [best.opened(path, arguments) for path in paths]
     check_same_images(folders, [split for _, split in opened])
     members = [Member(f"{path.parent.name}: {evaltype}", split,
                       best.embedded(network, split, evaltype))
-               for (path, evaltype), (network, split) in zip(checkpoints, opened, strict=True)]
+               for path, evaltype, (network, split) in zip(paths, evaltypes, opened, strict=True)]
     print(report(members, names))
-
-
-def chosen(run: runs.Run, evaltype: str | None) -> tuple[Path, str]:
-    """The run's best checkpoint for `evaltype`, or its first evaltype, and that evaltype."""
-    evaltype = evaltype or run.options["evaltypes"][0]
-    return best.checkpoint(run.where, run.options, evaltype, "folders"), evaltype
 
 
 def check_same_images(folders: Sequence[Path], splits: Sequence[Split]) -> None:

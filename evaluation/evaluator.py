@@ -29,21 +29,17 @@ Neighbours = tuple[Tensor, Tensor]  # distances and rows (N, k) of each query's 
 
 @dataclass
 class Split:
-    """A split to evaluate. gallery: the images to search in, None to search among the queries."""
+    """A split to evaluate. gallery: the images to search in; None: the queries themselves."""
 
     name: str
     queries: Loader
     gallery: Loader | None = None
 
     @classmethod
-    def of(cls, data: dict, name: str, key: str, opt, device, processes: Alone = ALONE
-           ) -> Split | None:
-        """The split `key` of what `datasets.select` returns, None where it has none."""
-        if f"{key}_query" in data:
-            return cls(name, *(Loader(data[f"{key}_{part}"], opt, device, None, processes)
-                               for part in ("query", "gallery")))
-        return (cls(name, Loader(data[key], opt, device, None, processes)) if key in data
-                else None)
+    def of(cls, data: dict, name: str, key: str, opt, device, processes: Alone = ALONE) -> Split:
+        """The split `key` of what `datasets.select` returns."""
+        keys = [f"{key}_query", f"{key}_gallery"] if f"{key}_query" in data else [key]
+        return cls(name, *(Loader(data[part], opt, device, None, processes) for part in keys))
 
     @property
     def loaders(self) -> list[Loader]:
@@ -67,8 +63,25 @@ class Split:
                 for name in sorted(set(filter(None, of_queries)))}
 
     def title(self, category: str) -> str:
-        """Under which the metrics of the queries of `category` stand beside those of the split."""
+        """The title of the metrics of the queries of `category`."""
         return f"{self.name}, {category}"
+
+    @property
+    def titles(self) -> list[str]:
+        """The split's name, and the titles of its categories."""
+        return [self.name, *map(self.title, self.categories)]
+
+    def union(self, points: Sequence[Tensor]) -> tuple[list[str], np.ndarray, Tensor]:
+        """Paths, labels (n,) and embeddings (n, D) of all images, each once: the queries, then what
+        only the gallery has. points: the embeddings of the loaders."""
+        queries = self.queries.dataset
+        if self.gallery is None:
+            return queries.paths, queries.labels, points[0]
+        gallery = self.gallery.dataset
+        rest = np.setdiff1d(np.arange(len(gallery.labels)), self.own)
+        return ([*queries.paths, *(gallery.paths[row] for row in rest)],
+                np.concatenate([queries.labels, gallery.labels[rest]]),
+                torch.cat([points[0], points[1][torch.from_numpy(rest)]]))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -85,12 +98,12 @@ class Evaluator:
 
     features: the network's heads; normalize: whether the architecture normalises them; names: the
     metrics to compute; storage_metrics: those that choose epochs (always computed);
-    cluster_every: epochs between metrics that need k-means, which the last epoch always has (in the
-    final table a best epoch without them shows a dash); evaluate_every: epochs between evaluations,
-    which the first and the last always have; pictures: of the last split, at the best epoch of the
-    first evaltype; device: where embeddings lie and metrics are computed; list_classes: keep in
-    `classes` what `per_class` lists of each class; processes: which embed a block of each split,
-    the first of them measures.
+    cluster_every: epochs between metrics that need k-means, which are always computed in the last
+    epoch (in the final table a best epoch without them shows a dash); evaluate_every: epochs
+    between evaluations, always with the first and the last; pictures: of the last split, at the
+    best epoch of the first evaltype; device: where embeddings lie and metrics are computed;
+    list_classes: keep in `classes` what `per_class` lists of each class; processes: each embeds a
+    part of each split, the first measures.
     """
 
     def __init__(self, splits: Sequence[Split], *, features: Sequence[str], normalize: bool,
@@ -119,49 +132,53 @@ class Evaluator:
         wanted = {"Train": "evaluation"} if opt.train_metrics else {}
         wanted |= {"Val": "validation", "Test": "testing", "All": "all"}
         splits = [Split.of(data, name, key, opt, device, processes)
-                  for name, key in wanted.items()]
+                  for name, key in wanted.items() if key in data]
         device_of_metrics = torch.device("cpu" if opt.evaluate_on_cpu else device)
         measured = [*opt.evaluation_metrics, *(per_class.METRICS if opt.per_class else ())]
         names = [*measured, *opt.storage_metrics]
         if (device_of_metrics.type == "cuda" and any(map(metrics.needs_clusters, names))
                 and not faiss_gpu.usable(device_of_metrics)):
             print("faiss has no GPU here: k-means of the evaluation runs on the CPU.", flush=True)
-        evaluator = cls([entry for entry in splits if entry], features=opt.diva_features,
-                        normalize=architectures.parse(opt.arch)[2], evaltypes=opt.evaltypes,
-                        names=measured, storage_metrics=opt.storage_metrics,
+        evaluator = cls(splits, features=opt.diva_features, names=measured,
+                        normalize=architectures.parse(opt.arch).normalize,
+                        evaltypes=opt.evaltypes, storage_metrics=opt.storage_metrics,
                         cluster_every=opt.cluster_every, n_epochs=opt.n_epochs,
                         pictures=Pictures(opt.plots, opt.map), device=device_of_metrics,
                         list_classes=opt.per_class is not None, processes=processes,
                         evaluate_every=opt.evaluate_every)
-        evaluator.check(opt)
+        if not opt.evaluate_only:
+            evaluator.check_choice(opt.dataset, held_out_by(opt))
+        evaluator.check_images()
         return evaluator
 
-    def check(self, opt) -> None:
-        """Prints how many queries have nothing to find. UserError where the epochs of a training
-        cannot be compared, since no query or every query must find a right one, and for a metric
-        that needs more images."""
+    def check_choice(self, dataset: str, held_out: tuple[str, float]) -> None:
+        """UserError where the split that chooses epochs cannot tell them apart, since none of its
+        queries has anything to find or all its images are of one class. held_out: as
+        `held_out_by` returns it."""
+        split = next(split for split in self.splits if split.name == self.chosen_on)
+        flag, given, which = "--dataset", repr(dataset), "test"
+        accepted = "two classes or more, of which some have two images or more"
+        if split.name == "Val":
+            which = "validation"
+            if held_out[1] == 1:    # it is a folder of the dataset
+                accepted = f"a folder 'val' of {accepted}"
+            else:
+                flag, given = held_out
+                accepted = {"--train_val_split": "1 for no validation split, or another share",
+                            "--val_folds": "fewer folds, or another --val_fold"}[flag]
+        counts = split.counts
+        if counts["queries_with_nothing_to_find"] == counts["queries"]:
+            refuse(flag, f"{given} given, but none of the {counts['queries']:,} queries of the "
+                   f"{which} split has another image of its class to find", accepted)
+        if len(np.unique(split.labels[-1])) == 1:
+            refuse(flag, f"{given} given, but the {which} split has one class, in which every "
+                   "neighbour is right", accepted)
+
+    def check_images(self) -> None:
+        """Prints how many queries have nothing to find. UserError for a metric that needs more
+        images than a split has."""
         for split in self.splits:
             n_images, n, _, lone = split.counts.values()
-            n_classes = len(np.unique(split.labels[-1]))
-            if split.name == self.chosen_on and not opt.evaluate_only:
-                held_out, value = held_out_by(opt)
-                flag, given, whole, accepted = {
-                    "Val": (held_out, value, "validation",
-                            "1 for no validation split, or another share" if value < 1 else
-                            "fewer folds, or another --val_fold")
-                    if value != 1 else
-                    ("--dataset", repr(opt.dataset), "validation",
-                     "a folder 'val' of two classes or more, of which some have two images or "
-                     "more"),
-                    "Test": ("--dataset", repr(opt.dataset), "test",
-                             "two classes or more, of which some have two images or more")
-                }[split.name]
-                if lone == n:
-                    refuse(flag, f"{given} given, but none of the {n:,} queries of the {whole} "
-                           "split has another image of its class to find", accepted)
-                if n_classes == 1:
-                    refuse(flag, f"{given} given, but the {whole} split has one class, in which "
-                           "every neighbour is right", accepted)
             if lone:
                 print(f"{split.name}: {lone:,} of {n:,} queries have no other image of their class "
                       "to find: misses in recall and mAP, left out of mAP_r and r_precision.",
@@ -228,12 +245,14 @@ class Evaluator:
         return epoch % self.evaluate_every == 0 or epoch == self.n_epochs - 1
 
     def lacks(self, epoch: int) -> bool:
-        """Whether `epoch`, trained when it was not to be evaluated, is to be evaluated now."""
+        """Whether `epoch` should be evaluated and was not: a resume with another `--n_epochs` may
+        make it the last one."""
         return epoch >= 0 and self.evaluates(epoch) and self.last.get("epoch") != epoch
 
     def due(self, epoch: int) -> list[str]:
-        """The metrics to compute in an `epoch` that is evaluated. Those with clusters come with the
-        first evaluation in each `cluster_every` epochs."""
+        """The metrics to compute in `epoch`, which is evaluated. Those that need k-means are
+        computed at the first evaluation in each block of `cluster_every` epochs, and in the last
+        epoch."""
         before = epoch - self.evaluate_every
         if (epoch // self.cluster_every > before // self.cluster_every
                 or epoch == self.n_epochs - 1):
@@ -270,12 +289,6 @@ class Evaluator:
         return (f"{split.queries.dataset.name}, {split.name}, epoch {epoch}, {metric} {value:.4f}",
                 evaltype)
 
-    def titles(self, *, categories: bool) -> list[str]:
-        """The names of the splits, each followed by the titles of its `categories`."""
-        return [title for split in self.splits
-                for title in (split.name, *(map(split.title, split.categories) if categories
-                                            else ()))]
-
     def report(self, when: str = "", *, categories: bool = False) -> str:
         """A table for each split, and for each of its `categories`, of what was evaluated last;
         `when` follows the title."""
@@ -284,14 +297,15 @@ class Evaluator:
             return ""
         return "\n".join(table(title + when, [(evaltype, results[evaltype][title])
                                               for evaltype in self.evaltypes])
-                         for title in self.titles(categories=categories))
+                         for split in self.splits
+                         for title in (split.titles if categories else [split.name]))
 
     def summary(self) -> str:
         """The final table: per evaltype the best epoch by each storage metric, and the last epoch,
         each with all its metrics (papers report the maximum over epochs on test). Categories have
         tables like it."""
         texts = []
-        for title in self.titles(categories=True):
+        for title in [title for split in self.splits for title in split.titles]:
             rows: list[tuple[str, dict]] = []
             for evaltype, of_splits in self.last.get("metrics", {}).items():
                 rows.append((evaltype, {}))

@@ -1,11 +1,20 @@
 """The index of a gallery: the embeddings of a folder's images, in a file that follows the folder.
 
-The file is NumPy's .npz. `kind`, `network` (a digest), `evaltype` and `gallery` say whose it is.
-`names` (UTF-8, divided by 0) and `stamps` (N, 2) (bytes, time of the last change in ns) are of the
-images that it holds, and `exact` is faiss's IndexFlatL2 of their embeddings. With a `factory` also
-`compressed`, faiss's index of that name, and, to judge it by, rows of the gallery `sample` (S,),
-their embeddings `points` (S, D) and exact neighbours `neighbours` (S, k).
-`faiss.deserialize_index` reads both indexes.
+The file is NumPy's .npz, with these arrays:
+
+    kind, network, evaltype, gallery    the format, a digest of the network, what the embeddings
+                                        are, and the folder of the images
+    names       of the images, in UTF-8, joined by zero bytes
+    stamps      (N, 2) int64, of each image its bytes and the time of its last change in ns
+    exact       faiss's IndexFlatL2 of the embeddings
+
+and after a search with --factory:
+
+    factory, compressed     its name, and faiss's index of that name
+    sample, points, neighbours      to judge it by: rows of the gallery (S,), their embeddings
+                                    (S, D), and the rows of their exact neighbours (S, k)
+
+`faiss.deserialize_index` reads `exact` and `compressed`.
 """
 
 from __future__ import annotations
@@ -71,15 +80,15 @@ def digest(network: nn.Module, options) -> str:
 def status(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except OSError:     # which shows when it is read
+    except OSError:     # reading the image will tell
         return None
 
 
 class Index:
     """The index in the file `path`, of the images in the folder `gallery`.
 
-    network, evaltype: whose embeddings. flag: what named the file, None in the cache, where one
-    that cannot be used is written anew.
+    network, evaltype: of the embeddings. flag: the one that named the file, None for a file of the
+    cache, which is replaced where it cannot be used.
     """
 
     def __init__(self, path: Path, gallery: Path, *, network: str, evaltype: str, flag: str | None):
@@ -123,11 +132,13 @@ class Index:
         known = {picture.name for picture in kept}
         new = usable([picture for picture in found if picture.name not in known])
         if new or len(kept) < len(held) or not held:
-            vectors = self.vectors({name: row for row, name in enumerate(self.names)}, kept)
+            rows = {name: row for row, name in enumerate(self.names)}
+            vectors = (self.exact().reconstruct_batch([rows[picture.name] for picture in kept])
+                       if kept else None)
             for part in [new[i:i + PART] for i in range(0, len(new), PART)] or [[]]:
                 if part or vectors is None:
-                    rows = embed(part)      # which refuses none
-                    vectors = rows if vectors is None else np.concatenate([vectors, rows])
+                    added = embed(part)     # UserError for no image
+                    vectors = added if vectors is None else np.concatenate([vectors, added])
                 kept = kept + part
                 self.names = [picture.name for picture in kept]
                 self.arrays = {"names": as_bytes(self.names), "exact": flat(vectors),
@@ -135,13 +146,6 @@ class Index:
                 self.write()
         return Found(len(known), len([p for p in new if p.name not in held]),
                      len([p for p in new if p.name in held]), len(held.keys() - stamps.keys()))
-
-    def vectors(self, rows: dict[str, int], pictures: Sequence[Picture]) -> np.ndarray | None:
-        """(N, D) float32: the embeddings of `pictures`; None without any."""
-        if not pictures:
-            return None
-        exact = self.exact()
-        return exact.reconstruct_n(0, exact.ntotal)[[rows[picture.name] for picture in pictures]]
 
     def exact(self) -> faiss.Index:
         return self.index("exact")

@@ -16,7 +16,7 @@ class History(NamedTuple):
     epochs: how many it has trained; minutes: of training; curves: {title, split, group, names,
     epochs, rows}, rows[i][j] the value of names[j] after epochs[i] (counted from 0); tables:
     {title, columns, rows} for each split and category, a row being [evaltype, "best <metric>" or
-    "last", epoch, values]; data: what tells its images from others.
+    "last", epoch, values]; data: what identifies its images.
     """
 
     epochs: int

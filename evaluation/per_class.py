@@ -1,5 +1,6 @@
-"""`--per_class`: for each class its images, its recall and R-precision, and the class for which it
-is most often taken, that is whose images are most often nearest to its queries, among the others.
+"""`--per_class`: of each class how many images it has, its recall and R-precision, and the class
+for which it is most often taken: of the others, the one whose images are most often nearest to its
+queries.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ def rows(evaltype: str, split, scores: dict[str, Tensor], neighbours: Tensor) ->
     images to search in, nearest first. `times` counts the queries that are taken for that class; of
     equals the first class stands.
     """
-    names, (labels, among) = split.queries.dataset.class_names, (split.labels[0], split.labels[-1])
+    names, labels, among = split.queries.dataset.class_names, split.labels[0], split.labels[-1]
     n = len(names)
     images = np.bincount(among, minlength=n) + np.bincount(labels[split.own < 0], minlength=n)
     queries = np.bincount(labels, minlength=n)

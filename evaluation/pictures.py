@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import images
 from evaluation import retrievals
 from evaluation.projection import project
 from evaluation.retrievals import Tile, shortened, spaced
@@ -61,11 +60,11 @@ class Pictures:
             print("The pictures of the best epoch are left out: images were left out since then.",
                   flush=True)
             return
+        first, *title = found["title"]
         for key, name, file in (("samples", "Sample retrievals", SAMPLES),
                                 ("worst", "Worst retrievals", WORST)):
-            first, *title = found["title"]
-            retrievals.draw(folder / file, [tiles(split, *entry) for entry in found[key]],
-                            images.decode, [f"{name}: {first}", *title])
+            write(folder / file, retrievals.draw([tiles(split, *entry) for entry in found[key]],
+                                                 [f"{name}: {first}", *title]))
             logger.picture(name, folder / file)
         text = "\n".join(found["title"])
         histograms = draw_distances(text, **found["distances"])
@@ -161,11 +160,7 @@ def sample(split, points: Sequence[Tensor]) -> dict[str, Any]:
     The classes are up to N_COLOURED evenly spaced ones of two images or more. Where not all images
     have room, those classes get half of it, or what the others leave.
     """
-    labels, n = split.labels[0], len(split.labels[0])
-    rest = np.empty(0, np.int64)        # of the gallery: what is no query
-    if split.gallery is not None:
-        rest = np.setdiff1d(np.arange(len(split.labels[-1])), split.own)
-        labels = np.concatenate([labels, split.labels[-1][rest]])
+    _, labels, points = split.union(points)
     classes, counts = np.unique(labels, return_counts=True)
     coloured = spaced(classes[counts > 1], N_COLOURED)
     has_colour = np.isin(labels, coloured)
@@ -173,10 +168,8 @@ def sample(split, points: Sequence[Tensor]) -> dict[str, Any]:
     others = spaced(others, max(LIMIT // 2, LIMIT - int(has_colour.sum())))
     rows = np.sort(np.concatenate([
         others, spaced(np.flatnonzero(has_colour), LIMIT - len(others))]))
-    front, back = rows[rows < n], rest[rows[rows >= n] - n]
-    chosen = [points[0][torch.from_numpy(front)]] + [points[-1][torch.from_numpy(back)]] * (
-        len(back) > 0)
-    return {"labels": torch.from_numpy(labels[rows]), "points": torch.cat(chosen).cpu(),
+    rows = torch.from_numpy(rows)
+    return {"labels": torch.from_numpy(labels)[rows], "points": points[rows].cpu(),
             "coloured": coloured.tolist(), "n_all": len(labels)}
 
 
@@ -187,20 +180,20 @@ def draw_distances(title: str, counts: Tensor, reach: float, n_queries: int, n_a
     used = 1 + counts.sum(0).nonzero()[0].max(initial=0)
     fewest = min(filter(None, counts.sum(1)), default=1)
     merged = max(1, round(used / np.sqrt(fewest).clip(12, 80)))     # steps in one bar
-    edges = np.arange(0, used + merged, merged) * reach / BINS
+    edges = np.arange(0, used + merged, merged) * reach / BINS      # of the bars
     labels, areas = [], []
     for steps, kind, colour, style in zip(counts, ("one class", "two classes"), plot.PALETTE,
                                           ("-", "--"), strict=False):
         n = steps.sum()
-        bars = np.add.reduceat(steps[:used], np.arange(0, used, merged)) / max(1, n) / edges[1]
-        areas.append(axes.stairs(bars, edges[:len(bars) + 1], fill=True, color=colour, alpha=0.35))
-        axes.stairs(bars, edges[:len(bars) + 1], color=colour, linestyle=style, linewidth=1.5)
+        bars = np.histogram(centres, edges, weights=steps)[0] / max(1, n) / edges[1]
+        areas.append(axes.stairs(bars, edges, fill=True, color=colour, alpha=0.35))
+        axes.stairs(bars, edges, color=colour, linestyle=style, linewidth=1.5)
         mean = f", mean {steps @ centres / n:.4g}" if n else ""
         labels.append(f"{n:,} pairs of {kind}{mean}")
     axes.set_xlabel("distance" if n_queries == n_all else
                     f"distance (of {n_queries:,} of {n_all:,} queries to all images)")
     axes.set_ylabel("density")
-    axes.set_xlim(0, edges[len(bars)])
+    axes.set_xlim(0, edges[-1])
     plot.legend(axes, areas, labels)
     return figure
 

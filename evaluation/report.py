@@ -43,9 +43,9 @@ from evaluation import best, history, per_class, thumbnails
 from evaluation.evaluate_only import plain
 from evaluation.evaluator import Split, score
 from evaluation.history import History
-from evaluation.pictures import N_NEIGHBOURS, worst_queries
+from evaluation.pictures import retrieved, worst_queries
 from evaluation.projection import project
-from evaluation.retrievals import in_turn
+from evaluation.retrievals import in_turn, spaced
 from utilities.errors import refuse
 from utilities.files import fault
 from utilities.options import OPTIONS_FILE, read_stored
@@ -169,15 +169,12 @@ class Found:
     def retrievals(self, queries: np.ndarray) -> list[dict[str, Any]]:
         """The queries (n,) with their nearest neighbours as [image, label, distance, file]."""
         paths, among = self.split.queries.dataset.paths, self.split.loaders[-1].dataset.paths
-        rows, distances = (table[queries, :N_NEIGHBOURS].tolist()
-                           for table in (self.neighbours, self.distances))
         return [{"image": self.thumbnail(paths[query]), "label": int(self.labels[query]),
                  "file": short(paths[query]), "precision": float(self.precision[query]),
                  "neighbours": [[self.thumbnail(among[row]), int(self.among[row]),
                                  float(f"{distance:.4g}"), short(among[row])]
-                                for row, distance in zip(near, far, strict=True)
-                                if row != self.split.own[query]]}
-                for query, near, far in zip(queries.tolist(), rows, distances, strict=True)]
+                                for row, distance in zip(near, far, strict=True)]}
+                for query, near, far in retrieved(queries, self.distances, self.neighbours)]
 
     def pairs(self) -> tuple[list[list], int]:
         """[label, other, how often it is taken for the other, how often the other for it, an image
@@ -200,17 +197,10 @@ class Found:
     def map(self, method: str) -> dict[str, Any]:
         """Up to MOST_ON_MAP images, evenly spaced, with their coordinates, the queries first; right
         says whether a query's nearest image is of its class, None where it is no query."""
-        paths = list(self.split.queries.dataset.paths)
+        paths, labels, points = self.split.union(self.points)
         right = (self.among[self.neighbours[:, 0]] == self.labels).tolist()
-        labels, points = self.labels, self.points[0]
-        if self.split.gallery is not None:
-            rest = np.setdiff1d(np.arange(len(self.among)), self.split.own)
-            paths += [self.split.gallery.dataset.paths[row] for row in rest]
-            right += [None] * len(rest)
-            labels = np.concatenate([labels, self.among[rest]])
-            points = torch.cat([points, self.points[1][torch.from_numpy(rest)]])
-        n = min(len(paths), MOST_ON_MAP)
-        chosen = np.linspace(0, len(paths) - 1, n).round().astype(int)
+        right += [None] * (len(paths) - len(right))
+        chosen = spaced(np.arange(len(paths)), MOST_ON_MAP)
         flat = project(points[torch.from_numpy(chosen)], method)
         image, columns = thumbnails.sheet([paths[row] for row in chosen], TILE)
         return {"method": method, "of": len(paths), "sheet": image, "columns": columns,

@@ -1,6 +1,7 @@
 """A picture of retrievals: query images, each with its nearest neighbours."""
 
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from utilities.checkpoint import replace
+from datasets import images
 from utilities.plot import PALETTE
 from utilities.terminal import escaped
 
@@ -20,8 +21,8 @@ LEGEND = ((True, "of the query's class"), (False, "of another class"))
 
 
 class Tile(NamedTuple):
-    """An image: its file, whether it is of the query's class (None: nobody knows), and two lines
-    for below it, a name and something else."""
+    """An image: its file, whether it is of the query's class (None: nobody knows), and the two
+    lines of text below it."""
 
     file: str
     same: bool | None = None
@@ -69,17 +70,14 @@ def in_turn(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return rows[np.argsort(turn, kind="stable")]
 
 
-def draw(path: str | Path, rows: Sequence[Sequence[Tile]], read: Callable[[str], Image.Image],
-         title: Iterable[str] = (), write_file: Callable = replace) -> None:
-    """Writes a PNG with a line for each of `rows`, a query and its neighbours, below the lines of
-    `title`.
+def draw(rows: Sequence[Sequence[Tile]], title: Sequence[str] = ()) -> bytes:
+    """The bytes of a PNG with a line for each of `rows`, a query and its neighbours, below the
+    lines of `title`.
 
     Neighbours of the query's class have a blue frame and a tick, others an orange one and a cross,
-    and a grey one where nobody knows. What does not fit below a tile is shortened in its middle.
-    read: opens a file as an RGB image; a file that cannot be read is drawn as an empty tile.
-    write_file: `replace` in the folder of a run, `tool.write` elsewhere.
+    and a grey one where nobody knows. What does not fit below a tile is shortened in its middle. A
+    file that cannot be read is drawn as an empty tile.
     """
-    title = [*title]
     told = any(tile.same is not None for tiles in rows for tile in tiles)
     top = GAP + (len(title) + told) * (TITLE + GAP) + (GAP if title or told else 0)
     height = CELL + 2 * LINE + GAP
@@ -94,8 +92,10 @@ def draw(path: str | Path, rows: Sequence[Sequence[Tile]], read: Callable[[str],
     for line, tiles in enumerate(rows):
         for column, tile in enumerate(tiles):
             left = GAP + column * (CELL + GAP) + (2 * GAP if column else 0)
-            draw_tile(sheet, (left, top + line * height), tile, read, is_query=not column)
-    write_file(Path(path), lambda file: sheet.save(file, format="PNG"))
+            draw_tile(sheet, (left, top + line * height), tile, is_query=not column)
+    file = io.BytesIO()
+    sheet.save(file, format="PNG")
+    return file.getvalue()
 
 
 def draw_legend(pen: ImageDraw.ImageDraw, y: int) -> None:
@@ -106,11 +106,10 @@ def draw_legend(pen: ImageDraw.ImageDraw, y: int) -> None:
         x += MARK + width + 5 * GAP
 
 
-def draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, read, *,
-              is_query: bool) -> None:
+def draw_tile(sheet: Image.Image, corner: tuple[int, int], tile: Tile, *, is_query: bool) -> None:
     """Draws a tile whose upper left corner is `corner` (x, y)."""
     try:
-        image = ImageOps.fit(read(tile.file), (SIDE, SIDE))
+        image = ImageOps.fit(images.decode(tile.file), (SIDE, SIDE))
     except (OSError, ValueError):
         image = Image.new("RGB", (SIDE, SIDE), "lightgrey")
         ImageDraw.Draw(image).line((0, 0, SIDE, SIDE), fill=QUERY, width=2)

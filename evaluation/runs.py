@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,8 @@ Key = tuple[str, str, str, str]     # split, evaltype, "best <storage metric>" o
 
 
 class Run(NamedTuple):
-    """where: its folder, or its path on W&B; epochs: how many it has trained; data: what tells its
-    images from others, {} where that is not known."""
+    """where: its folder, or its path on W&B; epochs: how many it has trained; data: what identifies
+    its images, {} where that is not known."""
 
     where: str
     options: dict[str, Any]
@@ -91,7 +92,7 @@ def results(state: Mapping[str, Any]) -> list[tuple[str, str, int, dict[str, dic
 
 
 def data(state: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells the run's images from others."""
+    """What identifies the run's images: how many there are, and digests."""
     return {name: entry for name, entry in state["data"].items() if name != "trained_on"}
 
 
@@ -109,13 +110,12 @@ def from_history(where: str, options: Mapping[str, Any],
     chosen_on = "Val" if any(key[0] == "Val" for key in values) else "Test"
     for evaltype in dict.fromkeys(evaltype for _, evaltype, *_ in values):
         for metric in options.get("storage_metrics", ()):
-            best, key = -math.inf, (chosen_on, evaltype, metric)
-            for epoch in history:
-                if epoch.get(key, -math.inf) > best:
-                    best, chosen = epoch[key], epoch
-            if best > -math.inf:
+            key = chosen_on, evaltype, metric
+            measured = [epoch for epoch in history if epoch.get(key, -math.inf) > -math.inf]
+            if measured:
+                best = max(measured, key=itemgetter(key))       # the first of equals
                 values.update({(split, name, f"best {metric}", score): value
-                               for (split, name, score), value in chosen.items()
+                               for (split, name, score), value in best.items()
                                if name == evaltype})
     n_epochs = len({point.get(EPOCH, n) for n, point in enumerate(points)
                     if point.get("Train: loss") is not None})

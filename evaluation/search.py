@@ -39,11 +39,12 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
 import faiss
 import numpy as np
 
-from datasets import images, pictures
+from datasets import pictures
 from datasets.pictures import Picture
 from evaluation import evaltypes, gallery, retrievals
 from evaluation.embed import of_pictures
@@ -61,7 +62,7 @@ def main(arguments: Namespace) -> None:
     check(arguments)
     picture = picture_path(arguments)
     found = [] if arguments.pair else pictures.find(arguments.gallery, "--gallery")
-    network, options = tools.opened(arguments)
+    network, options = tools.opened(arguments.checkpoint, arguments)
     evaltype = arguments.evaltype or options.evaltypes[0]
     features = list(network.heads)
     evaltypes.parse(evaltype, features, flag="--evaltype")
@@ -135,11 +136,8 @@ def kept_index(arguments: Namespace, found: Sequence[Picture], network: str, eva
                   arguments.gallery, network=network, evaltype=evaltype,
                   flag="--index" if arguments.index else None)
 
-    def usable(new: Sequence[Picture]) -> Sequence[Picture]:
-        if arguments.skip_broken_images:
-            return pictures.without_broken(new, available_cores())
-        return new
-
+    usable = (partial(pictures.without_broken, threads=available_cores())
+              if arguments.skip_broken_images else list)
     was = index.follow(found, embed, usable)
     print(f"Index of {len(index.names):,} images: {was.kept:,} kept, {was.new:,} new, "
           f"{was.changed:,} changed, {was.gone:,} gone, in {time.perf_counter() - start:.1f} s: "
@@ -178,8 +176,8 @@ def show(arguments: Namespace, picture: Path, evaltype: str, index: Index,
         sheet.append(line + [
             Tile(files[row], name=index.names[row], text=f"{rank}: {distance:.4f}")
             for rank, (distance, row) in enumerate(near[:DRAWN], start=1)])
-    retrievals.draw(picture, sheet, images.decode, [f"{arguments.gallery}, {evaltype}"],
-                    tool.write)
+    drawn = retrievals.draw(sheet, [f"{arguments.gallery}, {evaltype}"])
+    tool.write(picture, lambda file: file.write(drawn))
     print(f"Picture: {picture}")
 
 

@@ -1,7 +1,7 @@
 """`python -m evaluation.summarize`: runs that differ in the seed, as means with intervals.
 
-Of n seeds: the mean, the standard deviation s (of the sample, n - 1), and the interval that holds
-the true mean with 95 % probability, mean +- t s / sqrt(n), with Student's t of n - 1 degrees of
+Of n seeds: the mean, the standard deviation s of the sample (divided by n - 1), and the 95 %
+confidence interval of the mean, mean +- t s / sqrt(n), with Student's t of n - 1 degrees of
 freedom. `--compare` takes the same of the differences of two groups, seed by seed.
 """
 
@@ -81,6 +81,11 @@ class Table(NamedTuple):
     rows: dict[runs.Key, Summary]
     paper: dict[str, float]
     chosen_on: str
+
+    def in_paper(self, key: runs.Key) -> float | None:
+        """What the paper reports, which is of the best epochs on the test split."""
+        split, _, epoch, metric = key
+        return self.paper.get(metric) if split == "Test" and epoch != "last" else None
 
 
 def main(arguments: Namespace) -> None:
@@ -245,8 +250,7 @@ def cells(table: Table, key: runs.Key, row: Summary) -> list[str]:
     if row.half is not None:
         std = number(row.std)
         interval = f"{number(row.mean - row.half)} to {number(row.mean + row.half)}"
-    split, _, epoch, metric = key
-    paper = table.paper.get(metric) if split == "Test" and epoch != "last" else None
+    paper = table.in_paper(key)
     return [*key, number(row.mean), std, interval, str(row.n),
             "-" if paper is None else f"{paper:.3f}"]
 
@@ -322,10 +326,10 @@ def as_csv(tables: Sequence[Table]) -> str:
         for note in table.notes:
             print(f"{table.title}: {note}", file=sys.stderr)
         for key, row in table.rows.items():
-            ends = ["", "", ""] if row.half is None else [row.std, row.mean - row.half,
-                                                           row.mean + row.half]
-            paper = table.paper.get(key[3], "") if key[0] == "Test" and key[2] != "last" else ""
-            lines.append([table.title, table.chosen_on, *key, row.mean, *ends, row.n, paper])
+            ends = [None] * 3 if row.half is None else [row.std, row.mean - row.half,
+                                                        row.mean + row.half]
+            lines.append([table.title, table.chosen_on, *key, row.mean, *ends, row.n,
+                          table.in_paper(key)])
     return csv_text(lines).rstrip()
 
 

@@ -21,19 +21,20 @@ SKIP = Flag("--skip_broken_images", bool, False, "leave out and print images tha
 
 
 def on_this_machine(options: Namespace, arguments: Namespace) -> Namespace:
-    """The `options` of a run, but for those that concern the machine, which are `arguments`' or
-    this program's defaults."""
+    """The `options` of a run, with those that concern the machine taken from `arguments` or set to
+    their defaults."""
     return Namespace(**{**vars(options), "device": arguments.device, "gpu": [arguments.gpu],
                         "bs": arguments.bs, "kernels": arguments.kernels, "cache": "none",
                         "precision": "fp32", "compile": False, "evaluate_on_gpu": False,
                         "evaluate_on_cpu": False})
 
 
-def opened(arguments: Namespace):
-    """The network in `--checkpoint`, on its device, and its run's options on this machine."""
+def opened(checkpoint: Path, arguments: Namespace):
+    """The network in `checkpoint`, on its device, and its run's options on this machine. arguments:
+    the values of MACHINE."""
     import architectures
     from utilities import setup
 
-    network, options = architectures.load(arguments.checkpoint)
+    network, options = architectures.load(checkpoint)
     options = on_this_machine(options, arguments)
     return network.to(setup.device(options)), options

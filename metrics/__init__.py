@@ -1,7 +1,7 @@
 """Metrics: features (N, D), labels (N,) -> a number.
 
-`METRICS` are the families; a metric's name is a family, for some with an argument (`e_recall@4`),
-whose form is in `ARGUMENTS`. Families with a leading `c_` measure the L2-normalised features.
+A metric's name is that of a family in `METRICS`, with an argument where `ARGUMENTS` says so
+(`e_recall@4`). Families with a leading `c_` measure the L2-normalised features.
 
 A metric is a module with a pure function of what `TAKES` names:
 "ranks": `scores(ranking, variant)` -> (b,) of a block of queries, whose mean is the metric's value

@@ -13,8 +13,8 @@ from metrics import Metric, a_recall, ranking, select
 from metrics.neighbours import as_points, knn
 from utilities.clustering import k_means
 
-# The most neighbours of a query in a table. Beyond that, ranking the whole gallery takes less time
-# (on a CPU with 20,000 images: 11 s against 56 s for 1,000 neighbours) and less memory.
+# The most neighbours of a query in a table. Where a metric looks at more, ranking the whole gallery
+# takes less time (on a CPU with 20,000 images: 11 s against 56 s for 1,000 neighbours) and memory.
 DEEPEST_TABLE = 128
 
 
@@ -111,8 +111,8 @@ def measure(names: Sequence[str], features: Tensor, labels: Tensor, *,
         values |= _measure(cosine, data.normalized(), None, clusters)
     scores = {metric.name: values[metric.name] for metric in selected
               if metric.takes in ("ranks", "centroids")}
-    means = {name: mean(part) for name, part in scores.items()}
-    return Measured({metric.name: (values | means)[metric.name] for metric in selected}, scores)
+    values |= {name: mean(of_queries) for name, of_queries in scores.items()}
+    return Measured({metric.name: values[metric.name] for metric in selected}, scores)
 
 
 def mean(scores: Tensor) -> float:
@@ -121,10 +121,10 @@ def mean(scores: Tensor) -> float:
 
 
 def depth(names: Sequence[str], labels: Tensor, gallery_labels: Tensor | None = None) -> int:
-    """How many neighbours of each query `compute` needs for `names`.
+    """How many neighbours of each query a table needs so that `compute` can use it for `names`.
 
-    labels (N,), gallery_labels (M,) integers. Metrics that need very many rank the whole gallery
-    instead and do not count.
+    labels (N,), gallery_labels (M,) integers. Metrics that look at more than DEEPEST_TABLE
+    neighbours rank the whole gallery and need no table.
     """
     among = _integers(labels if gallery_labels is None else gallery_labels, "cpu")
     by_ranks = [metric for metric in map(select, names) if metric.takes == "ranks"]
@@ -136,7 +136,7 @@ def n_without_positive(labels: Tensor, gallery_labels: Tensor | None = None,
                        own: Tensor | None = None) -> int:
     """How many queries have no other image of their class to find.
 
-    labels (N,), gallery_labels (M,) integers; own: as in `compute`. Such a query is a miss in
+    labels (N,), gallery_labels (M,) integers; own: as in `measure`. Such a query is a miss in
     recall, mAP, mAP_c, mAP_1000 and mAP_lim, and left out of mAP_r and r_precision.
     """
     labels = _integers(labels, "cpu")
@@ -161,8 +161,8 @@ def _check_rows(name: str, given: Tensor, n: int) -> None:
 
 def _measure(selected: Sequence[Metric], data: Data, neighbours: Tensor | None,
              clusters: tuple[Tensor, Tensor] | None) -> dict:
-    """{name: value, or each query's score (N,)} of `data`, not normalised again. neighbours (N, k):
-    indices, if known."""
+    """{name: value, or each query's score (N,)} of the features in `data` as they are. neighbours
+    (N, k): indices, if known."""
     taking = {kind: [metric for metric in selected if metric.takes == kind]
               for kind in ("ranks", "centroids", "assignment", "features")}
     values = _retrieval(taking["ranks"], data, neighbours)

@@ -33,8 +33,8 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, own: Tensor | None =
     queries, leaving each out by its index. Exact and Euclidean, nearest first; equal distances are
     ordered by index. k is reduced to the number of rows that exist. own (N,) integers: the row of
     the gallery that is the query itself, -1 where it holds none; it comes last, at an infinite
-    distance, and so only where k is M. device: where to search and where the result lies, by
-    default where the queries lie. TrainingError as in `metrics.compute`.
+    distance, so it is found only where k is M. device: where to search and where the result lies,
+    by default where the queries lie. TrainingError as in `metrics.compute`.
     """
     queries = as_points(queries, device)
     own = own_rows(len(queries), gallery, own, queries.device)
@@ -57,7 +57,7 @@ def knn(queries: Tensor, gallery: Tensor | None, k: int, *, own: Tensor | None =
 def own_rows(n: int, gallery, own, device) -> Tensor:
     """(n,) int64: the row of the gallery that is the query itself, -1 where it holds none.
 
-    gallery None: the n queries are the gallery. own: what the user says of another gallery.
+    gallery None: the n queries are the gallery. own: the rows in another gallery, None for none.
     """
     if gallery is None:
         return torch.arange(n, device=device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metrics.neighbours import centred, distance_blocks, own_rows
 
-TABLE_ENTRIES = 2**22   # of a table, looked at in one block
+TABLE_ENTRIES = 2**22   # neighbours in one block of a table
 
 
 class Classes(NamedTuple):
@@ -40,13 +40,13 @@ class Classes(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The relevant images of a block of b queries: those of the query's class, but itself.
+    """Where the relevant images of a block of b queries, the other images of the query's class,
+    stand among all images by distance.
 
-    ranks: (b, w) float32, ascending, from 1: where they stand among the query's neighbours; the
-    rest of a row is inf, as are images that stand beyond the neighbours looked at;
-    relevant: (b,) float32, how many of them the gallery holds;
-    class_size: (b,) float32, the size of the class in the gallery, the query included if it is
-    there.
+    ranks: (b, w) float32, ascending, 1 for the nearest neighbour; inf for images beyond the
+    neighbours looked at, and where a query has fewer than w relevant images;
+    relevant: (b,) float32, how many relevant images the gallery holds;
+    class_size: (b,) float32, the same with the query itself if the gallery holds it.
     """
 
     ranks: Tensor

@@ -377,7 +377,12 @@ def test_queries_are_searched_in_their_gallery_for_every_evaltype(build, in_shop
 def test_retrievals_are_drawn_from_the_gallery_of_the_last_split(build, in_shop, tmp_path, logger,
                                                                  monkeypatch):
     drawn = []
-    monkeypatch.setattr("evaluation.retrievals.draw", lambda _path, rows, *_: drawn.append(rows))
+
+    def draw(rows, _title):
+        drawn.append(rows)
+        return b""
+
+    monkeypatch.setattr("evaluation.retrievals.draw", draw)
     monkeypatch.setattr(logger, "picture", lambda *_: None)
     (tmp_path / "train").mkdir()
     train = Split("Train", Loader(Dataset(tmp_path / "train", n_classes=3)))

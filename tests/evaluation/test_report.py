@@ -15,6 +15,7 @@ from PIL import Image
 
 import architectures
 from evaluation import embed, history, report, thumbnails
+from evaluation.pictures import N_NEIGHBOURS
 from tests import runs, trees
 from tests.evaluation.conftest import EVALTYPES
 from tests.tools import call
@@ -52,7 +53,7 @@ def check_retrievals(page: dict, points: torch.Tensor, files: list[str], labels:
     distances = torch.cdist(points.double(), points.double()).fill_diagonal_(torch.inf)
     for row in rows_of(page):
         query = files.index(row["file"])
-        order = distances[query].argsort()[:report.N_NEIGHBOURS].tolist()
+        order = distances[query].argsort()[:N_NEIGHBOURS].tolist()
         assert [files.index(near[3]) for near in row["neighbours"]] == order
         assert [near[1] for near in row["neighbours"]] == [labels[i] for i in order]
         np.testing.assert_allclose([near[2] for near in row["neighbours"]],

@@ -1,10 +1,11 @@
 """The pictures of retrievals."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from datasets import images
 from evaluation import retrievals
 from evaluation.retrievals import (
     CELL,
@@ -75,9 +76,7 @@ def sheet(tmp_path):
                 Image.new("RGB", (40, 60), tile.file).save(tmp_path / tile.file, "PNG")
         placed = [[tile._replace(file=str(tmp_path / tile.file)) for tile in tiles]
                   for tiles in rows]
-        retrievals.draw(tmp_path / "sheet.png", placed, images.decode, title)
-        with Image.open(tmp_path / "sheet.png") as picture:
-            return picture.copy()
+        return Image.open(io.BytesIO(retrievals.draw(placed, title)))
 
     return draw
 
