@@ -56,10 +56,8 @@ def main(opt) -> int:
             return Training(opt, interrupts, processes).run()
     except (UserError, RunError) as error:
         tool.tell(parameters.PROGRAM, error)
-        return 2 if isinstance(error, UserError) else 1
-    except Interrupted as stop:
-        return 128 + stop.signum
-    except distributed.Ended as end:
+        return error.status
+    except (Interrupted, distributed.Ended) as end:
         return end.status
 
 

@@ -386,11 +386,11 @@ OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_la
 # Options that follow from others where they are not given.
 FOLLOW = {"crop_size": ("augmentation",), "resize": ("augmentation", "crop_size"),
           "evaluation_metrics": ("dataset",), "evaltypes": ("dataset",)}
-# Options that say what the first epochs of a run are for.
-FIRST_EPOCHS = ("warmup_epochs", "freeze_backbone")
 # Options that only some values of another option read.
 READERS = {"tau": ("scheduler", ("step",)), "gamma": ("scheduler", ("step", "exp")),
            "diva_dance": ("diva_ssl", ("fast_moco",)), "diva_fixed": ("diva_ssl", ("fast_moco",))}
+# Switches that stand for a value of another option.
+SHORTHANDS = (("use_sgd", "optim", "sgd"), ("diva_fixed", "diva_dance", "fixed"))
 # Options of which only one may be given.
 EXCLUSIVE = (("check_data", "evaluate_only"), ("weights_path", "not_pretrained"),
              ("evaluate_on_gpu", "evaluate_on_cpu"),
@@ -432,10 +432,15 @@ def _warnings(opt: Namespace, given: Sequence[str]) -> list[str]:
                         "no tuples; no effect")
     for name, (other, readers) in READERS.items():
         if name in given and getattr(opt, other) not in readers:
-            value = getattr(opt, name)
-            warnings.append(f"--{name}: {'' if value is True else show(value) + ' '}given, but "
-                            f"--{other} {getattr(opt, other)} does not read it; no effect")
+            warnings.append(f"--{name}: {_given(opt, name)}, but --{other} {getattr(opt, other)} "
+                            "does not read it; no effect")
     return warnings
+
+
+def _given(opt: Namespace, name: str) -> str:
+    """How messages say that the option `name` was given: with its value where it takes one."""
+    value = getattr(opt, name)
+    return "given" if value is True else f"{show(value)} given"
 
 
 def _check_environment(opt: Namespace, given: Sequence[str]) -> None:
@@ -498,10 +503,6 @@ def resumed(opt: Namespace) -> Namespace:
         refuse("--n_epochs", f"{opt.n_epochs} given, but learning rates of the run in "
                f"{opt.resume!r} fall by --scheduler cosine over {run.n_epochs} epochs",
                f"{run.n_epochs}, or a new run")
-    for name in FIRST_EPOCHS:
-        if changed.get("n_epochs", run.n_epochs) < (least := getattr(run, name)):
-            refuse("--n_epochs", f"{opt.n_epochs} given, but the run in {opt.resume!r} has "
-                   f"--{name} {least}", f"a whole number from {least} upwards")
     if ("skip_broken_images" in changed and not run.skip_broken_images
             and criteria.needs(run.diva_features, "numbered images")):
         refuse("--skip_broken_images", "given on resume, but --diva_features "
@@ -566,31 +567,30 @@ def _settle_modes(opt: Namespace) -> None:
         refuse("--checkpoint", f"{opt.checkpoint!r} given without --evaluate_only",
                "--evaluate_only --checkpoint <file>, or --resume <run folder> to train on")
     for name in ("all_classes", "results", "per_class"):
-        if (value := getattr(opt, name)) and not opt.evaluate_only:
-            refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given without "
-                   "--evaluate_only", "with --evaluate_only --checkpoint <file>")
+        if getattr(opt, name) and not opt.evaluate_only:
+            refuse(f"--{name}", f"{_given(opt, name)} without --evaluate_only",
+                   "with --evaluate_only --checkpoint <file>")
     for name, other in EXCLUSIVE:
-        value = getattr(opt, name)
-        if value and getattr(opt, other):
-            refuse(f"--{name}", f"{'' if value is True else show(value) + ' '}given with --{other}",
-                   "one of them")
-    if opt.use_sgd and opt.optim != "sgd" and "optim" in opt.given:
-        refuse("--use_sgd", f"given with --optim {opt.optim}", "--use_sgd or --optim sgd")
-    if opt.use_sgd:
-        opt.optim = "sgd"
-    if opt.diva_fixed and opt.diva_dance != "fixed" and "diva_dance" in opt.given:
-        refuse("--diva_fixed", f"given with --diva_dance {opt.diva_dance}",
-               "--diva_fixed or --diva_dance fixed")
-    if opt.diva_fixed:
-        opt.diva_dance = "fixed"
+        if getattr(opt, name) and getattr(opt, other):
+            refuse(f"--{name}", f"{_given(opt, name)} with --{other}", "one of them")
+    for switch, name, value in SHORTHANDS:
+        if getattr(opt, switch):
+            if name in opt.given and (given := getattr(opt, name)) != value:
+                refuse(f"--{switch}", f"given with --{name} {given}",
+                       f"--{switch} or --{name} {value}")
+            setattr(opt, name, value)
     opt.diva_fixed = opt.diva_dance == "fixed"
 
 
 def _check_epochs(opt: Namespace) -> None:
-    """What happens in the first epochs must fit into the run."""
-    for name in FIRST_EPOCHS:
-        if (n_epochs := getattr(opt, name)) > opt.n_epochs:
-            refuse(f"--{name}", f"{n_epochs} given, more than --n_epochs {opt.n_epochs}",
+    """What happens in the first epochs must fit into the run, also where a resume shortens it."""
+    for name in ("warmup_epochs", "freeze_backbone"):
+        n_first = getattr(opt, name)
+        if n_first > opt.n_epochs and opt.resume is not None:
+            refuse("--n_epochs", f"{opt.n_epochs} given, but the run in {opt.resume!r} has "
+                   f"--{name} {n_first}", f"a whole number from {n_first} upwards")
+        if n_first > opt.n_epochs:
+            refuse(f"--{name}", f"{n_first} given, more than --n_epochs {opt.n_epochs}",
                    f"a whole number from 0 up to {opt.n_epochs}")
 
 
@@ -711,20 +711,19 @@ def _settle_decorrelations(opt: Namespace) -> None:
 
 def _check_pair(pair: str, pairs: Sequence[str], features: Sequence[str]) -> None:
     ends = pair.split("-")
-    wrong = None
+    fitting = [name for name in features if not criteria.needs([name], "trunk alone")]
     if len(ends) != 2 or ends[0] == ends[1]:
         wrong = "is no pair of different features"
-    for end in ends:
-        if end not in features:
-            wrong = wrong or f"names {end!r}, which is not among --diva_features"
-        elif criteria.needs([end], "trunk alone"):
-            wrong = wrong or f"cannot work: the head of {end} gets no gradient"
-    if pairs.count(pair) > 1:
-        wrong = wrong or "is given twice"
-    if wrong:
-        fitting = ", ".join(
-                name for name in features if not criteria.needs([name], "trunk alone"))
-        refuse("--diva_decorrelations", f"{pair!r} {wrong}", f"<source>-<target> of: {fitting}")
+    elif unknown := [end for end in ends if end not in features]:
+        wrong = f"names {unknown[0]!r}, which is not among --diva_features"
+    elif idle := [end for end in ends if end not in fitting]:
+        wrong = f"cannot work: the head of {idle[0]} gets no gradient"
+    elif pairs.count(pair) > 1:
+        wrong = "is given twice"
+    else:
+        return
+    refuse("--diva_decorrelations", f"{pair!r} {wrong}",
+           f"<source>-<target> of: {', '.join(fitting)}")
 
 
 def _check_sampler(opt: Namespace) -> None:

@@ -73,13 +73,11 @@ class LastEpoch:
             self.held = None
 
 
-def write_text(path: str | Path, text: str, *, sync: bool = True,
-               temporary: str = TEMPORARY) -> None:
+def write_text(path: str | Path, text: str, *, sync: bool = True) -> None:
     """Writes `text` as UTF-8 to `path`, atomically, and bytes of paths that are none unchanged;
     RunError as in `save`. sync=False leaves it to the system when the text reaches the disk, for
-    files that a later epoch rewrites. temporary: as in `replace`."""
-    replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync,
-            temporary=temporary)
+    files that a later epoch rewrites."""
+    replace(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")), sync=sync)
 
 
 def load(path: str | Path, map_location: Any = "cpu", *, flag: str = "--checkpoint",

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from utilities import environment, interrupt, terminal
-from utilities.errors import RunError, UserError, refuse
+from utilities.errors import RunError, refuse
 from utilities.random_streams import seeds
 
 POLL_SECONDS = 0.1      # between two looks of a process that waits for the first
@@ -34,12 +35,10 @@ CLAIM_SECONDS = 3.0     # that another process has to say why it ended
 BUCKET = 2**23          # gradients, 4 bytes each, that are summed at once
 TOLERANCE = 1e-3        # relative, of a term of the loss between two processes
 DROPOUT = ("Dropout", "StochasticDepth", "DropPath")     # how names of such modules begin
-NOT_ALIKE = ("the processes of this run are no longer alike: {} differ between them; what was "
-             "saved before is good, and --deterministic may avoid it")
 
 
 class Ended(BaseException):
-    """This process ends in silence, with `status`: another one says why."""
+    """Ends this process without a message and with `status`: another process says why."""
 
     def __init__(self, status: int):
         super().__init__(status)
@@ -93,28 +92,28 @@ class Alone:
         their mean keeps copies equal to the last bit."""
 
     def part_streams(self, *numbers: int) -> None:
-        """From here on torch's generators, from which dropout draws, differ between processes. The
-        numbers seed them."""
+        """Seeds torch's generators, from which dropout draws, by the numbers and differently on
+        each process."""
 
     def compare(self, modules: Sequence[nn.Module], indices: Tensor, losses: dict[str, Tensor]
                 ) -> None:
-        """RunError where the processes have other parameters, buffers, images `indices` or losses.
-        """
+        """RunError where parameters or buffers, the images `indices` of a batch or the values of
+        the losses differ between the processes."""
 
     def first(self, work: Callable[[], Any]) -> Any:
-        """What `work`, done by the first process with all cores, returns: plain types for JSON. The
-        others wait."""
+        """Only the first process does the `work`, with all cores; each returns its result, which
+        JSON must be able to hold."""
         return work()
 
     @contextlib.contextmanager
     def first_of_machine(self) -> Iterator[None]:
-        """One process of each machine passes through the block before the others enter, so that
-        what it leaves on the disk is there for them."""
+        """One process of each machine runs the block before the others do, so that they find on the
+        disk what it has put there."""
         yield
 
     def claim(self, error: BaseException) -> None:
-        """For a process that ends by `error`: returns where it is the one to say why, else raises
-        `Ended`."""
+        """Called by each process that `error` ends. It returns in the first one to call it, which
+        then reports its error, and raises `Ended` in the others."""
 
 
 ALONE = Alone()
@@ -219,21 +218,18 @@ class Processes(Alone):
                    for tensor in module.state_dict().values() if isinstance(tensor, Tensor)]
         bits = [tensor.view(torch.uint8 if tensor.element_size() < 4 else torch.int32)
                 for tensor in tensors]
-        places = torch.arange(1, len(indices) + 1, device=indices.device)
-        own = torch.stack([torch.stack([part.sum(dtype=torch.int64) for part in bits]).sum(),
-                           (indices * places).sum()])
-        terms = torch.stack([loss.detach().double() for loss in losses.values()])
-        exact, close = own.new_empty(self.size, 2), terms.new_empty(self.size, len(terms))
-        self.all_gather(exact, own)
-        self.all_gather(close, terms)
-        different = [name for name, column in zip(("parameters", "images of a batch"),
-                                                  exact.T.tolist(), strict=True)
-                     if len(set(column)) > 1]
-        different += [f"values of the loss {name}" for name, column in zip(
-            losses, close.T, strict=True)
-            if not torch.isclose(column, column[0], rtol=TOLERANCE, equal_nan=True).all()]
+        checksum = torch.stack([part.sum(dtype=torch.int64) for part in bits]).sum()
+        own = {"parameters": checksum.item(), "images of a batch": indices.tolist()}
+        own |= {f"values of the loss {name}": loss.item() for name, loss in losses.items()}
+        of_all: list[Any] = [None] * self.size
+        with explain_lost():
+            dist.all_gather_object(of_all, own)
+        different = [name for name, value in of_all[0].items()
+                     if not all(alike(other[name], value) for other in of_all)]
         if different:
-            raise RunError(NOT_ALIKE.format(" and ".join(different)))
+            raise RunError("the processes of this run are no longer alike: "
+                           f"{' and '.join(different)} differ between them; what was saved before "
+                           "is good, and --deterministic may avoid it")
 
     def first(self, work: Callable[[], Any]) -> Any:
         key, self.n_waits = f"first {self.n_waits}", self.n_waits + 1
@@ -279,7 +275,7 @@ class Processes(Alone):
     def claim(self, error: BaseException) -> None:
         if self.speaks:
             return
-        claim = f"{self.rank} {status(error)}"
+        claim = f"{self.rank} {getattr(error, 'status', 1)}"
         try:
             deadline = time.monotonic() + CLAIM_SECONDS * isinstance(error, Lost)
             while time.monotonic() < deadline and not self.store.check(["end"]):
@@ -344,7 +340,7 @@ def explain_lost() -> Iterator[None]:
     """`Lost` in place of torch's errors when a process cannot be reached."""
     try:
         yield
-    except (RunError, UserError, torch.OutOfMemoryError):
+    except (RunError, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:
         raise Lost("another process of this run has ended without saying why, as when the system "
@@ -363,11 +359,11 @@ def all_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def status(error: BaseException) -> int:
-    """The exit status of a process that ends by `error`."""
-    if isinstance(error, interrupt.Interrupted):
-        return 128 + error.signum
-    return error.status if isinstance(error, Ended) else 2 if isinstance(error, UserError) else 1
+def alike(one: Any, other: Any) -> bool:
+    """Whether two processes agree: floats within TOLERANCE, anything else exactly."""
+    if isinstance(other, float):
+        return np.isclose(one, other, rtol=TOLERANCE, equal_nan=True)
+    return one == other
 
 
 def dropping(network: nn.Module) -> set[str]:

@@ -5,14 +5,18 @@ from typing import NoReturn
 
 class UserError(ValueError):
     """A mistake in what the user gave: one line that says what was given, where (the flag), and
-    what would be accepted. `diva_main.py` prints it and exits with status 2, without a traceback.
+    what would be accepted. `diva_main.py` prints it and exits with `status`, without a traceback.
     """
+
+    status = 2
 
 
 class RunError(RuntimeError):
     """What goes wrong during a run without being the program's mistake (a full disk, a folder that
-    is gone): one line. `diva_main.py` prints it and exits with status 1, without a traceback.
+    is gone): one line. `diva_main.py` prints it and exits with `status`, without a traceback.
     """
+
+    status = 1
 
 
 class TrainingError(RunError):

@@ -17,11 +17,11 @@ PATIENCE = 5.0
 
 
 class Interrupted(BaseException):
-    """The process was asked to stop by the signal `signum`."""
+    """The process was asked to stop by the signal `signum`; it then exits with `status`."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+        self.status = 128 + signum
 
 
 class Interrupts:

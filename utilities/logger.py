@@ -62,18 +62,15 @@ class Series:
             return {}
         return dict(zip(self.keys, self.rows[self.epochs.index(epoch)], strict=True))
 
-    def last(self) -> dict[str, float]:
-        """{W&B key: last value}."""
-        return dict(zip(self.keys, self.rows[-1], strict=True))
-
     def summary(self) -> dict[str, float]:
-        """{W&B key: best value so far}."""
+        """{W&B key: best value so far}, or the last one where none is the best."""
+        last = dict(zip(self.keys, self.rows[-1], strict=True))
         if self.best == "none":
-            return {}
+            return last
         choose = max if self.best == "max" else min
         columns = {name: [value for value in column if not math.isnan(value)]
                    for name, column in zip(self.keys, zip(*self.rows, strict=True), strict=True)}
-        return {name: choose(values) for name, values in columns.items() if values}
+        return last | {name: choose(values) for name, values in columns.items() if values}
 
 
 class NoLogger:
@@ -122,10 +119,10 @@ class Logger(NoLogger):
         return cls(folder, plots=opt.plots, online=online)
 
     def start(self) -> None:
-        """Connects to W&B, under the id that `load_state_dict` restored, if any, and sends what it
-        lacks of the run's epochs."""
+        """Connects to W&B, under the id that `load_state_dict` restored, if any, and sends the
+        run's epochs that it lacks; where it has them all, the summary."""
         self.online.start()
-        for epoch in range(self.online.logged + 1, self.epoch + 1):
+        for epoch in range(min(self.online.logged + 1, self.epoch), self.epoch + 1):
             self._publish(epoch)
 
     def log(self, split: str, group: str, values: dict[str, Any], best: str = "none") -> None:
@@ -167,8 +164,8 @@ class Logger(NoLogger):
     def _publish(self, epoch: int) -> None:
         groups = self.series.values()
         numbers = {name: value for series in groups for name, value in series.point(epoch).items()}
-        best = {name: value for series in groups for name, value in series.summary().items()}
-        self.online.log(numbers | self.arrays, epoch, best)
+        summary = {name: value for series in groups for name, value in series.summary().items()}
+        self.online.log(numbers | self.arrays, epoch, summary)
 
     def close(self, exit_code: int = 0) -> None:
         """Draws the plots that are due at the end, and ends the W&B run."""
@@ -197,8 +194,6 @@ class Logger(NoLogger):
             write_text(self._csv(series), csv_text([series.segments, *series.rows]))
             self.epoch = max(self.epoch, *series.epochs)
         self.online.id, self.online.logged = state["wandb_id"], self.epoch
-        self.online.before = {name: value for series in self.series.values()
-                              for name, value in (series.last() | series.summary()).items()}
 
     def _series(self, split: str, group: str, segments, best: str) -> Series:
         """The group's series, made on first use; `loss` and `Loss` get files that differ by more

@@ -97,19 +97,19 @@ class Flag(NamedTuple):
         return number + (", ".join(self.accepts) if self.accepts else anything)
 
     @property
-    def most(self) -> float:
-        """The most words that may follow the flag."""
-        return 0 if self.kind is bool else {None: 1, "+": math.inf}.get(self.nargs, self.nargs)
+    def n_words(self) -> tuple[float, float]:
+        """The least and the most words that may follow the flag."""
+        if self.kind is bool:
+            return 0, 0
+        return {None: (1, 1), "+": (1, math.inf)}.get(self.nargs, (self.nargs, self.nargs))
 
     def read(self, words: Sequence[str]) -> Any:
         """The value that the `words` behind the flag give; UserError where they are too few, too
         many or of another kind."""
-        least, most, expected = {
-            None: (1, 1, "one argument"), "+": (1, len(words), "at least one argument"),
-        }.get(self.nargs, (self.nargs, self.nargs, f"{self.nargs} arguments"))
-        if self.kind is bool:
-            least = most = 0
+        least, most = self.n_words
         if len(words) < least:
+            expected = {None: "one argument", "+": "at least one argument"}.get(
+                self.nargs, f"{self.nargs} arguments")
             refuse(self.name, f"expected {expected}", self.form)
         if len(words) > most:
             refuse(self.name, f"{words[most]!r} is too much", self.form)
@@ -185,7 +185,7 @@ def parse(argv: Sequence[str], program: str, description: str, groups: Groups) -
             if equals and flag.kind is bool:
                 refuse(flag.name, f"ignored explicit argument {value!r}", flag.form)
             found.append((flag, behind_equals(flag, value) if equals else []))
-        elif found and (not loose or len(found[-1][1]) < found[-1][0].most):
+        elif found and (not loose or len(found[-1][1]) < found[-1][0].n_words[1]):
             found[-1][1].append(word)
         elif loose:
             loose[0][1].append(word)

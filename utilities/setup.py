@@ -23,10 +23,7 @@ def device(opt) -> torch.device:
     """Where the networks live, by `--device` and `--gpu`, or by torchrun's number of the process.
     A process whose networks live on the CPU keeps freed memory.
     """
-    if opt.device == "cpu":
-        keep_freed_memory()
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if opt.device == "cpu" or not torch.cuda.is_available():
         for wants_gpu, flag, given, accepted in (
                 (opt.device == "cuda", "--device", "'cuda' given", "auto, cpu"),
                 (opt.cache == "gpu", "--cache", "'gpu' given", "another value"),

@@ -55,9 +55,9 @@ def run(program: str, work: Callable[[Namespace], int | None], arguments: Namesp
             check_output()
     except (UserError, RunError) as error:
         tell(program, error)
-        return 2 if isinstance(error, UserError) else 1
+        return error.status
     except Interrupted as stop:
-        return 128 + stop.signum
+        return stop.status
     return status
 
 
@@ -88,16 +88,9 @@ def write(path: Path, writer: Callable[[BinaryIO], Any]) -> None:
     write into the folder. RunError where the disk or the folder does not allow it."""
     from utilities.checkpoint import replace
 
-    replace(path, writer, temporary=temporary(path))
+    replace(path, writer, temporary=f".{path.name[:100]}.{os.getpid()}.tmp")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """`checkpoint.write_text` in the manner of `write`."""
-    from utilities import checkpoint
-
-    checkpoint.write_text(path, text, temporary=temporary(Path(path)))
-
-
-def temporary(path: Path) -> str:
-    """The name under which this process writes what becomes `path`."""
-    return f".{path.name[:100]}.{os.getpid()}.tmp"
+    """Writes `text` in the manner of `write`, encoded as by `checkpoint.write_text`."""
+    write(Path(path), lambda file: file.write(text.encode(errors="surrogateescape")))

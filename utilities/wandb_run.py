@@ -43,11 +43,10 @@ class NoRun:
 
     id: str | None = None
     logged = -1
-    before: dict[str, float] | None = None
 
     def start(self) -> None: ...
 
-    def log(self, values: dict[str, Any], epoch: int, best: dict[str, float]) -> None: ...
+    def log(self, values: dict[str, Any], epoch: int, summary: dict[str, float]) -> None: ...
 
     def picture(self, name: str, path: str | Path) -> None: ...
 
@@ -57,8 +56,7 @@ class NoRun:
 class WandbRun:
     """mode: online or offline; the client's settings (WANDB_MODE) may only restrict it.
     key: with None the client looks in the environment and in its login. `id` is the run's on W&B,
-    `logged` the last epoch that W&B has, -1 for none, `before` the summary up to it; `last` that of
-    the training."""
+    `logged` the last epoch that W&B has, -1 for none; `last` that of the training."""
 
     def __init__(self, folder: str | Path, *, project: str, group: str | None, name: str,
                  entity: str | None, tags: Sequence[str], key: str | None, mode: str,
@@ -70,9 +68,8 @@ class WandbRun:
         self.key, self.last = key, last
         self.id: str | None = None
         self.run = None
-        self.logged, self.before = -1, {}
-        self.told = False
-        self.best: dict[str, float] | None = None   # of the last point, None before the first
+        self.logged, self.told = -1, False
+        self.summary: dict[str, float] | None = None    # of the last point, None before the first
         self.pictures: dict[str, str] = {}
 
     @classmethod
@@ -135,7 +132,6 @@ class WandbRun:
             with contextlib.suppress(Exception):
                 wandb.teardown()  # or the client refuses the id as in use
             self._init("offline")
-            self.run.summary.update(self.before)    # since the upload replaces the summary
             kept = f"upload what is logged from here on with {self._sync_command}"
         except Exception as error:
             self.run, kept = None, "nothing is logged there from here on"
@@ -147,17 +143,17 @@ class WandbRun:
     def _sync_command(self) -> str:
         return f"`wandb sync {shell_word(Path(self.run.dir).parent)}`"
 
-    def log(self, values: dict[str, Any], epoch: int, best: dict[str, float]) -> None:
+    def log(self, values: dict[str, Any], epoch: int, summary: dict[str, float]) -> None:
         """One point, unless W&B has that epoch from before the run was resumed; arrays become
-        histograms of one bar per entry. best: {key: value} for the summary, where that of other
-        keys is the last value."""
+        histograms of one bar per entry. summary: {key: value} of the whole run, since the summary
+        of a part that is uploaded later replaces that of the parts before."""
         if self.run is None:
             return
         if epoch <= self.logged:
             with contextlib.suppress(Exception):    # a resumed run may have been evaluated anew
-                self.run.summary.update(best)
+                self.run.summary.update(summary)
             return
-        self.best, commit = best, epoch < self.last     # the last point waits for pictures
+        self.summary, commit = summary, epoch < self.last   # the last point waits for pictures
         try:
             self._send(values, epoch, commit)
         except Exception as error:
@@ -168,16 +164,14 @@ class WandbRun:
 
     def _send(self, values: dict[str, Any], epoch: int, commit: bool) -> None:
         """Adds the values and the pictures that wait to the epoch's point, and commits it."""
-        self.run.log(self._point(values), step=epoch, commit=commit)
-        self.run.summary.update(self.best)
-
-    def _point(self, values: dict[str, Any]) -> dict[str, Any]:
         import wandb
 
-        point = {key: value if isinstance(value, (int, float)) else _histogram(value)
-                 for key, value in values.items()}
-        return point | {name: wandb.Image(path) for name, path in self.pictures.items()
-                        if os.path.isfile(path)}    # the user may have moved it
+        numbers = {key: value if isinstance(value, (int, float)) else _histogram(value)
+                   for key, value in values.items()}
+        pictures = {name: wandb.Image(path) for name, path in self.pictures.items()
+                    if os.path.isfile(path)}    # the user may have moved it
+        self.run.log(numbers | pictures, step=epoch, commit=commit)
+        self.run.summary.update(self.summary)
 
     def picture(self, name: str, path: str | Path) -> None:
         """Shows the image file at `path` with the next point, or at the end with the last; where a
@@ -189,7 +183,7 @@ class WandbRun:
         if self.run is None:
             return
         try:
-            if self.best is not None and self.logged == self.last:
+            if self.summary is not None and self.logged == self.last:
                 self._send({}, self.last, commit=True)
             self.run.finish(exit_code=exit_code)
         except Exception as error:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from datasets.loader import InOrder, Shares
 from utilities import distributed, environment, terminal
@@ -99,7 +100,9 @@ def test_without_torchrun_nothing_is_shared(monkeypatch):
     (UserError("x"), 2), (RunError("x"), 1), (KeyError("x"), 1), (Interrupted(15), 143),
     (distributed.Ended(7), 7)], ids=lambda value: type(value).__name__)
 def test_the_status_by_which_a_process_ends(error, status):
-    assert distributed.status(error) == status
+    first_to_end = Processes(dist.HashStore(), 0, 2)
+    first_to_end.claim(error)
+    assert first_to_end.store.get("end").decode() == f"0 {status}"
 
 
 def test_only_the_first_process_of_a_run_prints(monkeypatch, capfd):
