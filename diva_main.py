@@ -30,7 +30,7 @@ from datasets.loader import Loader
 from datasets.workers import explain_lost_workers
 from evaluation.evaluate_only import evaluate_only
 from evaluation.evaluator import Evaluator
-from utilities import checkpoint, distributed, run_folder, setup, tool
+from utilities import checkpoint, distributed, interrupt, run_folder, setup, tool
 from utilities.average import Average
 from utilities.distributed import ALONE, Alone
 from utilities.embedding import embed
@@ -47,13 +47,13 @@ from utilities.training_log import log_training
 def main(opt) -> int:
     """Runs what the options ask for; returns the exit status."""
     try:
-        with (Interrupts() as interrupts, distributed.join() as processes, explain_lost_workers(),
+        with (Interrupts(), distributed.join() as processes, explain_lost_workers(),
               setup.explain_out_of_memory()):
             if opt.check_data:
                 return processes.first(lambda: 0 if check_data(opt.dataset, opt) else 1)
             if opt.evaluate_only:
                 return evaluate_only(opt, processes)
-            return Training(opt, interrupts, processes).run()
+            return Training(opt, processes).run()
     except (UserError, RunError) as error:
         tool.tell(parameters.PROGRAM, error)
         return error.status
@@ -64,8 +64,8 @@ def main(opt) -> int:
 class Training:
     """A run: the constructor assembles it and writes nothing to the disk, `run` trains."""
 
-    def __init__(self, opt, interrupts: Interrupts, processes: Alone = ALONE):
-        self.opt, self.interrupts, self.processes = opt, interrupts, processes
+    def __init__(self, opt, processes: Alone = ALONE):
+        self.opt, self.processes = opt, processes
         self.device = processes.connect(setup.device(opt))
         architectures.check(opt.arch)   # before the seed: importing a library draws numbers
         setup.seed(opt)
@@ -133,7 +133,7 @@ class Training:
 
     def open_folder(self) -> str:
         """Makes or locks the run's folder and begins its record; returns its path."""
-        self.record = Record(self.opt, parameters.public(self.opt), self.interrupts)
+        self.record = Record(self.opt, parameters.public(self.opt))
         print(f"Run folder: {self.record.folder}\nObjective: {features.formula(self.objective)}\n"
               f"{self.evaluator.criterion}", flush=True)
         return str(self.record.folder)
@@ -207,7 +207,7 @@ class Training:
         if epoch + 1 < self.opt.n_epochs and not self.opt.data_idx_full_prec:
             self.loader.start(epoch + 1)    # workers read its first batches during the evaluation
         better = self.evaluator.evaluate(self.average.network, epoch, self.record.logger)
-        with self.interrupts.shield():
+        with interrupt.shield():
             self.record.logger.end_epoch(epoch)
             self.epoch = epoch + 1
             network = {"state_dict": self.average.network.state_dict(), "epoch": epoch,

@@ -4,6 +4,9 @@ import json
 import os
 from pathlib import Path
 
+# More where they are asked for; then also in the processes that a test starts, since rounding
+# depends on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Read once per process, by the first product on a GPU; --deterministic needs it.

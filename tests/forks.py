@@ -102,7 +102,7 @@ class Server:
 
     def __init__(self, folder: Path):
         self.folder, self.started = folder, 0
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        environment = os.environ | {"WANDB_MODE": "disabled"}
         self.process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, env=environment,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 

@@ -14,10 +14,9 @@ import torch
 import diva_main, parameters
 from tests.processes import one_step_each
 from utilities import distributed
-from utilities.interrupt import Interrupts
 
 with distributed.join() as processes:
-    training = diva_main.Training(parameters.read_arguments(), Interrupts(), processes)
+    training = diva_main.Training(parameters.read_arguments(), processes)
     one_step_each(training, {states!r}, {results!r} + str(processes.rank))
 sys.exit()
 """

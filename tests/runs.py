@@ -48,9 +48,7 @@ def folders(tmp_path: Path) -> set[Path]:
 
 def assembled(tmp_path: Path, *argv) -> diva_main.Training:
     """What such a run is made of, before anything is written."""
-    from utilities.interrupt import Interrupts
-
-    return diva_main.Training(parameters.read_arguments(arguments(tmp_path, *argv)), Interrupts())
+    return diva_main.Training(parameters.read_arguments(arguments(tmp_path, *argv)))
 
 
 def rows(folder: Path, name: str) -> list[dict[str, float]]:

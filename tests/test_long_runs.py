@@ -1,6 +1,5 @@
 """Two hundred short epochs: memory and open files stay what they were."""
 
-import os
 import subprocess
 import sys
 
@@ -63,6 +62,5 @@ def test_training(tmp_path, argv):
 
 def test_plots_of_every_epoch(tmp_path):
     result = subprocess.run([sys.executable, "-c", PLOTS, tmp_path], cwd=forks.ROOT, check=True,
-                            capture_output=True, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+                            capture_output=True, text=True)
     check(result.stdout)

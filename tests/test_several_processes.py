@@ -368,11 +368,10 @@ def test_all_begin_with_the_weights_of_the_first_and_hear_of_dropout(server, tmp
 import sys, torch
 import diva_main, parameters
 from utilities import distributed, setup
-from utilities.interrupt import Interrupts
 
 setup.seed = lambda opt: torch.manual_seed(int(os.environ["RANK"]))
 with distributed.join() as processes:
-    training = diva_main.Training(parameters.read_arguments(), Interrupts(), processes)
+    training = diva_main.Training(parameters.read_arguments(), processes)
     processes.compare([training.network, training.objective], torch.arange(4),
                       {"loss": torch.ones(())})
 sys.exit()

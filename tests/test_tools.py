@@ -27,7 +27,7 @@ def shell(command: str, folder: Path, tmp_path: Path) -> str:
     python = Path(sys.executable).parent
     done = subprocess.run(["bash", "-euc", command], cwd=folder, capture_output=True, text=True,
                           env=os.environ | {"PATH": f"{python}:{os.environ['PATH']}",
-                                            "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled",
+                                            "WANDB_MODE": "disabled",
                                             "XDG_CACHE_HOME": str(tmp_path / "cache")})
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -403,9 +403,8 @@ def test_big_augmentation_is_of_crops_of_256_in_evaluation_too(tree):
     sizes = [word for word in words if word not in ("--crop_size", "--resize", "32", "36")]
     import diva_main
     import parameters
-    from utilities.interrupt import Interrupts
 
-    training = diva_main.Training(parameters.read_arguments(sizes), Interrupts())
+    training = diva_main.Training(parameters.read_arguments(sizes))
     batch = next(training.loader.epoch(0))
     test = next(Loader(training.splits["testing"], training.opt, "cpu").epoch(0))
     assert batch.images.shape[2:] == test.images.shape[2:] == (256, 256)

@@ -40,10 +40,8 @@ def main(words) -> int:
 
 def assembled(data, file, *argv) -> dict[str, torch.Tensor]:
     """The network with which such a run begins."""
-    from utilities.interrupt import Interrupts
-
     opt = parameters.read_arguments(arguments(data, file, *argv))
-    return diva_main.Training(opt, Interrupts()).network.state_dict()
+    return diva_main.Training(opt).network.state_dict()
 
 
 def taken(tensors, start) -> set[str]:

@@ -25,10 +25,7 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """While entered, SIGINT, SIGTERM and SIGHUP make `check` raise `Interrupted`.
-
-    Inside `shield()` they wait for its end, so that logs and checkpoints are written whole.
-    """
+    """While entered, SIGINT, SIGTERM and SIGHUP make `check` raise `Interrupted`."""
 
     def __init__(self):
         self.pending: int | None = None
@@ -69,31 +66,27 @@ class Interrupts:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted(self.pending)
 
-    def check(self) -> None:
-        if self.pending is not None:
-            self._raise()
-
-    @contextlib.contextmanager
-    def shield(self, *, raises: bool = True) -> Iterator[None]:
-        """Signals wait until the block's end; unless it `raises`, until the next `check`."""
-        self.shielded = True
-        try:
-            yield
-        finally:
-            self.shielded = False
-        if raises:
-            self.check()
-
 
 active: Interrupts | None = None
 
 
 def check() -> None:
     """Raises `Interrupted` if a signal has come; does nothing outside of `Interrupts`."""
-    if active is not None:
-        active.check()
+    if active is not None and active.pending is not None:
+        active._raise()
 
 
-def shield(*, raises: bool = True) -> contextlib.AbstractContextManager[None]:
-    """`Interrupts.shield` of those in use; does nothing outside of `Interrupts`."""
-    return contextlib.nullcontext() if active is None else active.shield(raises=raises)
+@contextlib.contextmanager
+def shield(*, raises: bool = True) -> Iterator[None]:
+    """Signals wait for the block's end, so that logs and checkpoints are written whole; unless it
+    `raises`, for the next `check`. Does nothing outside of `Interrupts`."""
+    if active is None:
+        yield
+        return
+    active.shielded = True
+    try:
+        yield
+    finally:
+        active.shielded = False
+    if raises:
+        check()

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utilities import checkpoint, environment, run_folder
-from utilities.interrupt import Interrupts
+from utilities import checkpoint, environment, interrupt, run_folder
 from utilities.logger import Logger, NoLogger
 
 
@@ -34,8 +33,8 @@ class Silent:
 class Record(Silent):
     """The constructor makes the run's folder or, to resume, locks it. options: plain types."""
 
-    def __init__(self, opt, options: dict[str, Any], interrupts: Interrupts):
-        self.options, self.interrupts = options, interrupts
+    def __init__(self, opt, options: dict[str, Any]):
+        self.options = options
         self.folder = (Path(opt.resume) if opt.resume else
                        run_folder.create(opt.save_path, opt.dataset, opt.savename))
         self.lock, self.versions = run_folder.lock(self.folder), environment.describe()
@@ -57,7 +56,7 @@ class Record(Silent):
 
     def flush(self) -> None:
         """Writes the last whole epoch where it is only held in memory; signals wait meanwhile."""
-        with self.interrupts.shield(raises=False):
+        with interrupt.shield(raises=False):
             self.last_state.flush()
 
     def close(self) -> None:

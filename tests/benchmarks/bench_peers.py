@@ -36,7 +36,6 @@ def ours(args, *more: str) -> dict:
     sys.path.insert(0, str(ROOT))
     import diva_main
     import parameters
-    from utilities.interrupt import Interrupts
 
     seconds = {"train": 0.0, "evaluate": 0.0}
 
@@ -61,9 +60,8 @@ def ours(args, *more: str) -> dict:
             "--evaluate_every", args.epochs, "--kernels", args.workers, "--device", "cpu",
             "--seed", args.seed, "--plots", "none", "--diva_features", "discriminative",
             "--evaluation_metrics", "e_recall@1", "mAP_r", "--storage_metrics", "mAP_r", *more)])
-        with Interrupts() as interrupts:
-            training = Timed(opt, interrupts)
-            assert training.run() == 0
+        training = Timed(opt)
+        assert training.run() == 0
         scores = training.evaluator.last["metrics"]["discriminative"]["Test"]
     return {**seconds, "steps": len(training.loader) * args.epochs, "MAP@R": scores["mAP_r"],
             "Recall@1": scores["e_recall@1"]}

@@ -32,7 +32,6 @@ from criteria import selfsimilarity
 from criteria.features import endless
 from tests import trees
 from tests.benchmarks import timing
-from utilities.interrupt import Interrupts
 from utilities.logger import Logger
 
 SIZE = (500, 375)
@@ -60,7 +59,7 @@ class Bench:
 
     def __init__(self, words: list[str], folder: Path):
         opt = parameters.read_arguments(words)
-        self.training = training = diva_main.Training(opt, Interrupts())
+        self.training = training = diva_main.Training(opt)
         training.record.logger = Logger(folder, plots="none")
         training.begin()
         self.batch = next(iter(training.loader.epoch(0)))

@@ -43,8 +43,8 @@ def test_a_second_signal_is_raised_at_once():
 def test_a_signal_waits_for_the_shield_to_end(monkeypatch):
     monkeypatch.setattr(interrupt, "PATIENCE", 0.05)
     done = []
-    with pytest.raises(Interrupted), Interrupts() as interrupts:
-        with interrupts.shield():
+    with pytest.raises(Interrupted), Interrupts():
+        with interrupt.shield():
             send()
             send()
             time.sleep(0.2)
@@ -55,12 +55,12 @@ def test_a_signal_waits_for_the_shield_to_end(monkeypatch):
 
 def test_a_shield_for_the_last_write_leaves_the_signal_to_who_handles_it():
     done = []
-    with pytest.raises(Interrupted), Interrupts() as interrupts:
+    with pytest.raises(Interrupted), Interrupts():
         try:
             send()
             interrupt.check()
         finally:
-            with interrupts.shield(raises=False):
+            with interrupt.shield(raises=False):
                 send()
                 done.append("written")
             done.append("and closed")
