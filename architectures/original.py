@@ -16,6 +16,9 @@ from typing import BinaryIO
 
 import torch
 
+from utilities.errors import refuse
+
+FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"    # lets torch.load refuse any pickle module
 BUILDERS = {("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor"): torch._utils._rebuild_tensor,
             ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
@@ -35,7 +38,7 @@ class _Inert:
         return self
 
     def __setstate__(self, state):
-        pass
+        """Without it, a pickle could set attributes, and those of this class, too."""
 
     def __setitem__(self, key, value):
         pass
@@ -46,7 +49,7 @@ class _Inert:
 class Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         builder = BUILDERS.get((module, name))
-        # A new object each time, since a pickle can set attributes of what it names.
+        # A pickle can set attributes of a function that it names, here only those of a new partial.
         return functools.partial(builder) if builder else _Inert
 
 
@@ -57,8 +60,12 @@ def load(file: BinaryIO, **options):
 def read(path: str | os.PathLike):
     """The tensors, dicts, lists and numbers that torch.save wrote to `path`; the rest is inert.
 
-    Only for files that `torch.load(weights_only=True)` refused with an UnpicklingError: it knows
-    archives of TorchScript, which may run code, by another error. A damaged file can raise any.
+    Only for files that `torch.load(weights_only=True)` refused with an UnpicklingError. It refuses
+    TorchScript, whose code this would run, with a RuntimeError. A damaged file can raise any error;
+    UserError where the environment forbids to read such files.
     """
+    if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
+        refuse(FORCED, f"{os.environ[FORCED]!r} in the environment, but {str(path)!r} holds more "
+               "than weights", "no such variable: nothing in the file is run")
     return torch.load(path, map_location="cpu", pickle_module=sys.modules[__name__],
                       weights_only=False)

@@ -118,8 +118,8 @@ def sizes(tensors: dict[str, Tensor]) -> dict[str, int]:
 
 
 def fetch(url: str, name: str) -> dict[str, Tensor]:
-    """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache, which compares
-    a file with the hash in its name.
+    """The state dict behind `url`, the weights of `name`, kept in torch.hub's cache. A download is
+    compared with the hash in the file's name.
 
     UserError, with the alternatives, where the download fails.
     """

@@ -5,25 +5,37 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import PUBLISHED, Damaged, splits
 from datasets.class_folders import visible
-from datasets.images import examine, in_parallel
+from datasets.images import Finding, examine, in_parallel
 from utilities.environment import available_cores
 from utilities.files import fault
 from utilities.terminal import check_output
 
 SHOWN = 10  # names
-# What is told of images that can be read: the words for one and for more, whether to name them, and
-# of which findings it is told.
+
+
+class Remark(NamedTuple):
+    """What is told of images that can be read, in words for one image and for more."""
+
+    one: str
+    more: str
+    what: str
+    concerns: Callable[[Finding], bool]
+    named: bool = True      # whether the images are named
+
+
 REMARKS = (
-    ("is", "are", "turned by the EXIF tag", False, lambda finding: finding.turned),
-    ("is", "are", "transparent and laid on white", False, lambda finding: finding.on_white),
-    ("shows", "show", "one grey level or colour alone", True, lambda finding: finding.levels == 0),
-    ("uses", "use", "a tenth of the grey levels or less, as 12 bits in files of 16 do", True,
-     lambda finding: 0 < finding.levels <= 255 / 10),
-    ("has", "have", "levels that are cut off, since white is 65,535 in the mode I and 255 (or 1, "
-     "if none is above) in the mode F", True, lambda finding: finding.clipped),
+    Remark("is", "are", "turned by the EXIF tag", lambda finding: finding.turned, named=False),
+    Remark("is", "are", "transparent and laid on white", lambda finding: finding.on_white,
+           named=False),
+    Remark("shows", "show", "one grey level or colour alone", lambda finding: finding.levels == 0),
+    Remark("uses", "use", "a tenth of the grey levels or less, as 12 bits in files of 16 do",
+           lambda finding: 0 < finding.levels <= 255 / 10),
+    Remark("has", "have", "levels that are cut off, since white is 65,535 in the mode I and 255 "
+           "(or 1, if none is above) in the mode F", lambda finding: finding.clipped),
 )
 
 
@@ -55,11 +67,11 @@ def check_data(name: str, opt) -> bool:
         if finding.fault:
             print(f"  cannot read {path!r}: {finding.fault}")
     print(f"  {len(readable):,} of {len(paths):,} images can be read")
-    for one, more, what, named, chosen in REMARKS:
-        names = [repr(path) for path, finding in readable.items() if chosen(finding)]
+    for remark in REMARKS:
+        names = [repr(path) for path, finding in readable.items() if remark.concerns(finding)]
         if names:
-            print(f"  {len(names):,} of them {one_or_more(len(names), one, more)} {what}"
-                  + f": {some(names)}" * named)
+            print(f"  {len(names):,} of them {one_or_more(len(names), remark.one, remark.more)} "
+                  f"{remark.what}" + f": {some(names)}" * remark.named)
     report_identical(identical(list(readable), threads), split_of)
     if others := beside(paths):
         what = one_or_more(len(others), "entry beside them does not count as an image",

@@ -53,8 +53,8 @@ def cut(groups: list[Samples], opt, has_queries: bool) -> tuple[list[Samples], l
 
 
 def n_held_out(n: int, share: float) -> int:
-    """How many of a class's n images validate; at least one stays in training. A single one would
-    be a query with nothing to find: two validate in its place if two others then train, or none.
+    """How many of a class's n images validate; at least one stays in training. A single image that
+    validates has no other to find: then two validate where two stay in training, else none.
     """
     held_out = min(round((1 - share) * n), n - 1)
     if held_out == 1:

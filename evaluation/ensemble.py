@@ -65,11 +65,16 @@ def main(arguments: Namespace) -> None:
     names = arguments.evaluation_metrics or [
         *read[0].options["evaluation_metrics"], *read[0].options["storage_metrics"]]
     names = [name for name in dict.fromkeys(names) if not metrics.is_array(name)]
-    opened = [best.opened(path, arguments) for path in paths]
-    check_same_images(folders, [split for _, split in opened])
-    members = [Member(f"{path.parent.name}: {evaltype}", split,
-                      best.embedded(network, split, evaltype))
-               for path, evaltype, (network, split) in zip(paths, evaltypes, opened, strict=True)]
+    networks, splits, members = [], [], []
+    for path in paths:
+        network, split = best.opened(path, arguments)
+        networks.append(network.cpu())      # a GPU holds one of them at a time
+        splits.append(split)
+    check_same_images(folders, splits)
+    for path, evaltype, network, split in zip(paths, evaltypes, networks, splits, strict=True):
+        points = best.embedded(network.to(split.queries.device), split, evaltype)
+        network.cpu()
+        members.append(Member(f"{path.parent.name}: {evaltype}", split, points))
     print(report(members, names))
 
 

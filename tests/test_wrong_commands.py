@@ -401,7 +401,7 @@ WRONG = [
      "--evaluation_metrics: 'e_recall@1000000000' is no metric; accepted: e_recall@ and a "
      "positive whole number below 1e9"),
     (f"--n_epochs {10**400}",
-     f"--n_epochs: {10**400} given; accepted: a whole number from 1 upwards"),
+     f"--n_epochs: {10**400} given; accepted: a whole number up to 2147483647"),
     (f"--diva_features shared dc --evaltypes Sum_shared_dc-1-{10**400}",
      f"--evaltypes: 'Sum_shared_dc-1-{10**400}' has the weight '{10**400}'; accepted: positive "
      "numbers such as 0.75"),

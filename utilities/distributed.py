@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from utilities import environment, interrupt, terminal
-from utilities.errors import RunError, refuse
+from utilities.errors import RunError, UserError, refuse
 from utilities.random_streams import seeds
 
 POLL_SECONDS = 0.1      # between two looks of a process that waits for the first
@@ -275,7 +275,8 @@ class Processes(Alone):
     def claim(self, error: BaseException) -> None:
         if self.speaks:
             return
-        claim = f"{self.rank} {getattr(error, 'status', 1)}"
+        known = isinstance(error, (UserError, RunError, interrupt.Interrupted, Ended))
+        claim = f"{self.rank} {error.status if known else 1}"
         try:
             deadline = time.monotonic() + CLAIM_SECONDS * isinstance(error, Lost)
             while time.monotonic() < deadline and not self.store.check(["end"]):

@@ -122,7 +122,9 @@ class Logger(NoLogger):
         """Connects to W&B, under the id that `load_state_dict` restored, if any, and sends the
         run's epochs that it lacks; where it has them all, the summary."""
         self.online.start()
-        for epoch in range(min(self.online.logged + 1, self.epoch), self.epoch + 1):
+        if self.online.logged == self.epoch >= 0:
+            self._publish(self.epoch)
+        for epoch in range(self.online.logged + 1, self.epoch + 1):
             self._publish(epoch)
 
     def log(self, split: str, group: str, values: dict[str, Any], best: str = "none") -> None:

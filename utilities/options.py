@@ -10,7 +10,6 @@ import difflib
 import json
 import math
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from utilities.files import fault
 OPTIONS_FILE = "options.json"     # in a run's folder
 SWITCH = "the flag alone, without a value"
 NO_EFFECT = "accepted for compatibility, no effect"
+MOST = 2**31 - 1    # of whole numbers without another bound
 GUEST = "pml:"      # prefix of names from pytorch-metric-learning
 
 Groups = Mapping[str, Sequence["Flag"]]
@@ -41,8 +41,7 @@ class Range(NamedTuple):
     def __contains__(self, value) -> bool:
         inside = ((self.low < value if self.above else self.low <= value)
                   and (value < self.high if self.below else value <= self.high))
-        most = sys.maxsize if isinstance(value, int) else sys.float_info.max
-        return value == self.off or (abs(value) <= most and inside)
+        return value == self.off or (abs(value) < math.inf and inside)
 
     def __str__(self) -> str:
         """Follows "a number" in messages."""
@@ -137,6 +136,8 @@ class Flag(NamedTuple):
             if isinstance(self.accepts, Range):
                 if entry not in self.accepts:
                     refuse(self.name, f"{show(entry)} given", self.form)
+                if self.kind is int and entry > MOST and self.accepts.high == math.inf:
+                    refuse(self.name, f"{entry} given", f"a whole number up to {MOST}")
             elif not (self.guests and entry.startswith(GUEST)):
                 registry.check(entry, self.accepts, flag=self.name)
             elif not entry.removeprefix(GUEST).isidentifier():

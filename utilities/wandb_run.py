@@ -149,9 +149,10 @@ class WandbRun:
         of a part that is uploaded later replaces that of the parts before."""
         if self.run is None:
             return
-        if epoch <= self.logged:
-            with contextlib.suppress(Exception):    # a resumed run may have been evaluated anew
+        if epoch == self.logged:        # which a resumed run may have evaluated late
+            with contextlib.suppress(Exception):
                 self.run.summary.update(summary)
+        if epoch <= self.logged:
             return
         self.summary, commit = summary, epoch < self.last   # the last point waits for pictures
         try:

@@ -66,6 +66,15 @@ def test_checkpoints_of_the_original_load(make_opt, tmp_path, monkeypatch, of_th
         assert torch.equal(tensor, trained.state_dict()[name]), name
 
 
+def test_a_variable_that_forbids_such_files_is_named(tmp_path, monkeypatch):
+    torch.save({"state_dict": {"weight": torch.ones(3)}, "opt": argparse.Namespace()},
+               tmp_path / "file")
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(UserError, match=r"^TORCH_FORCE_WEIGHTS_ONLY_LOAD: '1' in the environment, "
+                                        r"but '.*file' holds more than weights; accepted: no"):
+        weights.read_checkpoint(tmp_path / "file")
+
+
 def test_our_checkpoints_load_strictly(tmp_path):
     module = nn.Linear(3, 2)
     torch.save({"state_dict": module.state_dict(), "epoch": 4, "options": {"lr": 0.1}},
@@ -132,10 +141,12 @@ def test_a_malicious_pickle_does_nothing(tmp_path, monkeypatch, kind, older):
 
 @pytest.mark.parametrize("name", ["os system", "torch._utils _rebuild_tensor_v2",
                                   "torch FloatStorage", "collections OrderedDict"])
-def test_a_pickle_cannot_change_a_class_or_function(tmp_path, name):
+def test_a_pickle_cannot_change_a_class_or_function(tmp_path, monkeypatch, name):
     """GLOBAL, then BUILD with a slot state: setattr on the class or function itself."""
     stream = (b"\x80\x02c" + name.replace(" ", "\n").encode()
               + b"\nN}X\x08\x00\x00\x00__name__X\x01\x00\x00\x00xs\x86b.")
+    function = torch._utils._rebuild_tensor_v2
+    monkeypatch.setattr(function, "__name__", function.__name__)    # undone after the test
     with zipfile.ZipFile(tmp_path / "file", "w") as archive:
         archive.writestr("archive/data.pkl", stream)
         archive.writestr("archive/version", "3\n")

@@ -170,6 +170,15 @@ def test_an_epoch_that_is_evaluated_after_a_resume_reaches_the_summary(tmp_path,
     assert first.summary[RECALL] == 0.2 and second.summary[RECALL] == 0.6
 
 
+def test_epochs_that_wandb_is_ahead_of_leave_its_summary(tmp_path, client):
+    run = run_of(tmp_path)
+    run.logged = 5
+    run.log({}, 5, {RECALL: 0.9})
+    run.log({}, 4, {RECALL: 0.2})
+    run.finish()
+    assert parts(tmp_path)[0].summary[RECALL] == 0.9
+
+
 def test_a_point_waits_for_its_checkpoint(tmp_path, client):
     """A run that cannot save an epoch trains it again."""
     logger = Logger.from_opt(options(), tmp_path, {})
