@@ -19,8 +19,8 @@ class Part(NamedTuple):
     """A line of the table. The name of a part is its key there.
 
     A part of `--loss` is a criterion(embeddings (B, D), labels (B,)). The criteria of other flags
-    take other tensors. A part of `--diva_features` has a class `Feature` (see `criteria.features`)
-    and, unless it is taught by `--loss`, a criterion of the same name.
+    take other tensors. A part of `--diva_features` has a class `Feature` (see `criteria.features`).
+    Its criterion is that of `--loss` or of `--diva_ssl`, or the `Criterion` in the same module.
     """
 
     flag: str                               # which accepts the name
