@@ -385,7 +385,7 @@ OF_THE_MACHINE = ("device", "gpu", "kernels", "cache", "precision", "channels_la
                   "deterministic", "evaluate_on_gpu", "evaluate_on_cpu")
 # Options that follow from others where they are not given.
 FOLLOW = {"crop_size": ("augmentation",), "resize": ("augmentation", "crop_size"),
-          "evaluation_metrics": ("dataset",), "evaltypes": ("dataset",)}
+          "evaluation_metrics": ("dataset",)}
 # Options that only some values of another option read.
 READERS = {"tau": ("scheduler", ("step",)), "gamma": ("scheduler", ("step", "exp")),
            "diva_dance": ("diva_ssl", ("fast_moco",)), "diva_fixed": ("diva_ssl", ("fast_moco",))}

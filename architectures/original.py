@@ -38,7 +38,8 @@ class _Inert:
         return self
 
     def __setstate__(self, state):
-        """Without it, a pickle could set attributes, and those of this class, too."""
+        """Ignores attributes that a pickle sets. Without this method they would be set, even those
+        of the class itself."""
 
     def __setitem__(self, key, value):
         pass

@@ -74,8 +74,11 @@ class Feature(features.Feature):
     def after_step(self, step: features.Step, network: nn.Module) -> None:
         torch._foreach_lerp_(list(self.key_network.parameters()), list(network.parameters()),
                              1 - self.momentum)
-        for own, followed in zip(self.key_network.buffers(), network.buffers(), strict=True):
-            own.copy_(followed)
+        by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+        for pair in zip(self.key_network.buffers(), network.buffers(), strict=True):
+            by_dtype.setdefault(pair[0].dtype, []).append(pair)
+        for pairs in by_dtype.values():     # a list of one dtype costs one kernel
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
         self.criterion.enqueue(step.keys[self.name])
 
     def scalars(self, mean_loss: float) -> dict[str, dict[str, float]]:

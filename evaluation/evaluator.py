@@ -218,10 +218,11 @@ class Evaluator:
         self.measured, better = results, self.choose(epoch, results)
         improved = [metric for evaltype, metric in better if evaltype == self.evaltypes[0]]
         if logger is not None and self.pictures.wanted and improved:
-            self.pictures.take(split, self.heading(epoch, improved[0]),
-                               self.derive(sides, self.evaltypes[0]), tables[split.name])
+            last = self.splits[-1]      # whose embeddings `sides` are
+            self.pictures.take(last, self.heading(epoch, improved[0]),
+                               self.derive(sides, self.evaltypes[0]), tables[last.name])
             if self.pictures.plots == "epoch":
-                self.pictures.draw(split, logger)
+                self.pictures.draw(last, logger)
         return better
 
     def add(self, results: dict, tables: dict, names: Sequence[str], split: Split,

@@ -111,8 +111,8 @@ def measure(names: Sequence[str], features: Tensor, labels: Tensor, *,
         values |= _measure(cosine, data.normalized(), None, clusters)
     scores = {metric.name: values[metric.name] for metric in selected
               if metric.takes in ("ranks", "centroids")}
-    values |= {name: mean(of_queries) for name, of_queries in scores.items()}
-    return Measured({metric.name: values[metric.name] for metric in selected}, scores)
+    numbers = values | {name: mean(of_queries) for name, of_queries in scores.items()}
+    return Measured({metric.name: numbers[metric.name] for metric in selected}, scores)
 
 
 def mean(scores: Tensor) -> float:

@@ -454,6 +454,8 @@ def test_resume_takes_every_option_from_the_run(run):
 @pytest.mark.parametrize("begun, given, size, metric", [
     ([], ["--crop_size", 112], (112, 128), "mAP_c"),
     ([], ["--crop_size", 448], (448, 512), "mAP_c"),
+    ([], ["--augmentation", "big"], (256, 256), "mAP_c"),
+    (["--dataset", "online_products"], ["--dataset", "cub200"], (224, 256), "mAP_c"),
     (["--crop_size", 112], ["--augmentation", "big"], (112, 112), "mAP_c"),
     (["--crop_size", 112], ["--crop_size", 224], (224, 256), "mAP_c"),
     (["--resize", 300], ["--crop_size", 112], (112, 300), "mAP_c"),
@@ -467,6 +469,15 @@ def test_what_follows_from_given_options_follows_when_a_checkpoint_is_evaluated(
     opt = options(*checkpoint, *given)
     assert (opt.crop_size, opt.resize) == size
     assert opt.evaluation_metrics[-1] == metric
+
+
+def test_evaltypes_follow_from_the_dataset_on_which_a_checkpoint_is_evaluated(run):
+    features = ["selfsimilarity", "shared", "intra", "dc"]      # without discriminative: all
+    folder, opt = run("--diva_features", *features, "--dataset", "online_products")
+    checkpoint = ["--evaluate_only", "--checkpoint", folder / "checkpoint_last.pth.tar"]
+    assert options(*checkpoint).evaltypes == opt.evaltypes
+    other = options("--diva_features", *features, "--dataset", "cub200").evaltypes
+    assert options(*checkpoint, "--dataset", "cub200").evaltypes == other != opt.evaltypes
 
 
 def test_the_home_folder_is_known_when_a_run_is_resumed(run, monkeypatch):

@@ -97,7 +97,7 @@ class Flag(NamedTuple):
 
     @property
     def n_words(self) -> tuple[float, float]:
-        """The least and the most words that may follow the flag."""
+        """The smallest and the largest number of words that may follow the flag."""
         if self.kind is bool:
             return 0, 0
         return {None: (1, 1), "+": (1, math.inf)}.get(self.nargs, (self.nargs, self.nargs))
