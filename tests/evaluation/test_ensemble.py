@@ -61,6 +61,13 @@ def test_other_metrics_evaltypes_and_folders_may_be_given(folders, capsys):
     assert "nmi" in out.splitlines()[0] and "concatenated, 32 dimensions" in table(out)
 
 
+def test_a_metric_that_is_an_array_is_refused(folders, capsys):
+    assert call(ensemble, *folders, "--evaluation_metrics", "e_recall@1", "rho_spectrum@0") == 2
+    assert capsys.readouterr().err == (
+        "evaluation.ensemble: error: --evaluation_metrics: 'rho_spectrum@0' is an array; accepted: "
+        "any metric that is a number\n")
+
+
 def test_runs_of_earlier_versions_are_read(folders, tmp_path, capsys):
     """Their options end where those that came later begin."""
     for folder in folders:
